@@ -1,0 +1,121 @@
+"""Deep learning on Apache Spark, for every framework.
+
+`import sparkgap as gap` loads neither Spark nor a framework; each name loads what it needs at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparkgap._errors import (
+        ConfigurationError,
+        DataError,
+        FileChangedError,
+        MissingDependencyError,
+        ModelError,
+        ModelFormatError,
+        ModelOutputError,
+        ModelProcessError,
+        RowError,
+        SessionError,
+        SignatureError,
+        SparkGapError,
+        UntrustedModelError,
+    )
+    from sparkgap._session import session
+    from sparkgap.data.image_files import images
+    from sparkgap.data.parquet import files
+    from sparkgap.embedded.api import transform
+    from sparkgap.embedded.explanation import explain
+    from sparkgap.embedded.function import udf
+    from sparkgap.embedded.options import Batching, OnError
+    from sparkgap.models.model import Model, load
+    from sparkgap.monitor.summary import summary
+    from sparkgap.tensors.columns import Column, Raw, Stack
+    from sparkgap.tensors.image import image
+    from sparkgap.tensors.spec import Signature, TensorSpec
+
+__version__ = "0.1.0.dev0"
+
+_HOME = {
+    "Batching": "embedded.options",
+    "Column": "tensors.columns",
+    "ConfigurationError": "_errors",
+    "DataError": "_errors",
+    "FileChangedError": "_errors",
+    "MissingDependencyError": "_errors",
+    "Model": "models.model",
+    "ModelError": "_errors",
+    "ModelFormatError": "_errors",
+    "ModelOutputError": "_errors",
+    "ModelProcessError": "_errors",
+    "OnError": "embedded.options",
+    "Raw": "tensors.columns",
+    "RowError": "_errors",
+    "SessionError": "_errors",
+    "Signature": "tensors.spec",
+    "SignatureError": "_errors",
+    "SparkGapError": "_errors",
+    "Stack": "tensors.columns",
+    "TensorSpec": "tensors.spec",
+    "UntrustedModelError": "_errors",
+    "explain": "embedded.explanation",
+    "files": "data.parquet",
+    "image": "tensors.image",
+    "images": "data.image_files",
+    "load": "models.model",
+    "session": "_session",
+    "summary": "monitor.summary",
+    "transform": "embedded.api",
+    "udf": "embedded.function",
+}
+
+__all__ = [
+    "Batching",
+    "Column",
+    "ConfigurationError",
+    "DataError",
+    "FileChangedError",
+    "MissingDependencyError",
+    "Model",
+    "ModelError",
+    "ModelFormatError",
+    "ModelOutputError",
+    "ModelProcessError",
+    "OnError",
+    "Raw",
+    "RowError",
+    "SessionError",
+    "Signature",
+    "SignatureError",
+    "SparkGapError",
+    "Stack",
+    "TensorSpec",
+    "UntrustedModelError",
+    "explain",
+    "files",
+    "image",
+    "images",
+    "load",
+    "session",
+    "summary",
+    "transform",
+    "udf",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'sparkgap' has no attribute {name!r}")
+    # Submodules never carry the name of a public function (see docs/architecture.md), so this cannot clash
+    # with the attribute that the import system sets on the package.
+    value = getattr(importlib.import_module(f"sparkgap.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

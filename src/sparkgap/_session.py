@@ -1,0 +1,190 @@
+"""`gap.session`: a SparkSession that suits deep learning, and why each of its settings is what it is."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import socket
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparkgap import _machine
+from sparkgap._errors import ConfigurationError, MissingDependencyError, SessionError
+from sparkgap._java import Java, find_java
+from sparkgap._settings import LOOPBACK, Setting, as_size, choose_settings, kind_of, launcher_conf
+from sparkgap._spark import is_connect
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_DEFAULT_MASTER = "local[*]"
+_CONNECT_SECONDS = 20.0
+_ENVIRONMENT = ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_LOCAL_IP")
+_launching = threading.Lock()  # the environment is changed for the moment of the launch
+
+
+def session(
+    master: str | None = None,
+    *,
+    name: str = "sparkgap",
+    memory: str | int | None = None,
+    conf: Mapping[str, Any] | None = None,
+) -> SparkSession:
+    """Return the active Spark session, or start one that suits deep learning.
+
+    Settings are chosen from the machine; `explain_session` says which and why. What you set yourself (in `conf`,
+    spark-defaults.conf, PYSPARK_SUBMIT_ARGS or by spark-submit) is never changed. Runs on the driver.
+
+    Args:
+        master: any Spark master (``"local[2]"``, ``"local-cluster[2,1,1024]"``, ``"spark://host:7077"``, ``"yarn"``,
+            ``"k8s://…"``) or a Spark Connect URL (``"sc://host"``). Default: the one that you configured, else
+            ``"local[*]"``: Spark inside this Python process's own JVM, on all cores.
+        name: the application's name.
+        memory: memory of the driver JVM, ``"4g"`` or bytes. In a local session that JVM runs the tasks.
+        conf: more Spark settings, ``{"spark.ui.enabled": True}``.
+
+    Returns:
+        The session. It is an ordinary SparkSession: `spark.stop()` ends it.
+
+    Raises:
+        ConfigurationError: a session is active and cannot be what was asked for, or arguments contradict each other.
+        SessionError: there is no usable Java, or Spark did not start or answer.
+
+    Example:
+        >>> spark = gap.session("local[2]", memory="2g")  # doctest: +SKIP
+    """
+    asked = {key: _text(value) for key, value in (conf or {}).items()}
+    _merge(asked, "spark.driver.memory", None if memory is None else as_size(memory), "memory")
+    target = asked.pop("spark.remote", None)
+    _merge(asked, "spark.master", master, "master")
+    wanted = asked.pop("spark.master", None) or target
+    if target is not None and wanted != target:
+        raise ConfigurationError(f"Asked for {wanted!r} and, in conf, for spark.remote={target!r}. Give one of them.")
+    running = _running()
+    if running is not None:
+        return _adopt(running, wanted, asked)
+    with _launching:
+        return _start(wanted, name, asked)
+
+
+def explain_session(spark: SparkSession) -> list[Setting]:
+    """Compare a session with what `gap.session` would choose here; works for sessions of any origin.
+
+    Returns:
+        One entry a setting: its value in this session ("" where it is not set), and the reason.
+    """
+    master = spark.conf.get("spark.master", None) or "sc://"
+    chosen = choose_settings(_machine.detect(), "sc://" if is_connect(spark) else master, {})
+    facts = [Setting("spark.master", master, "where the tasks run")]
+    if not is_connect(spark):
+        system = spark._jvm.java.lang.System  # type: ignore[union-attr]
+        version = system.getProperty("java.version")
+        facts.append(Setting("java.home", system.getProperty("java.home"), f"Java {version} runs Spark"))
+    return facts + [row for wish in chosen if (row := _compared(spark, wish))]
+
+
+def _compared(spark: SparkSession, wish: Setting) -> Setting | None:
+    if wish.in_environment:
+        if wish.name != "PYSPARK_PYTHON" or is_connect(spark):
+            return None  # the JVM's environment cannot be asked
+        value: str | None = spark.sparkContext.pythonExec
+    else:
+        value = spark.conf.get(wish.name, None)
+    if value is not None and value.removesuffix("b") == wish.value:  # Spark shows sizes as "67108864b"
+        return wish
+    if value is None:
+        return Setting(wish.name, "", f"not set; gap.session would take {wish.value}: {wish.reason}")
+    return Setting(wish.name, value, f"not chosen by sparkgap, which would take {wish.value}: {wish.reason}")
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _merge(conf: dict[str, str], key: str, value: str | None, argument: str) -> None:
+    """Put an argument among the settings; both, and different, is a contradiction."""
+    if value is None:
+        return
+    if conf.setdefault(key, value) != value:
+        raise ConfigurationError(
+            f"Asked for {argument}={value!r} and, in conf, for {key}={conf[key]!r}. Give one of them."
+        )
+
+
+def _running() -> SparkSession | None:
+    """The active session of this thread, else the process's, if it is alive."""
+    from pyspark.errors import PySparkRuntimeError
+    from pyspark.sql import SparkSession
+
+    try:
+        found = SparkSession.active()
+    except PySparkRuntimeError:  # NO_ACTIVE_OR_DEFAULT_SESSION
+        return None
+    if is_connect(found):
+        return None if found.is_stopped else found  # type: ignore[attr-defined]
+    return None if found.sparkContext._jsc is None else found
+
+
+def _adopt(spark: SparkSession, wanted: str | None, asked: Mapping[str, str]) -> SparkSession:
+    """Use a session that is there, with the settings that can still be changed."""
+    here = _place(spark)
+    if wanted is not None and wanted not in here and _endpoint(wanted) not in here:
+        raise ConfigurationError(
+            f"A Spark session is active on {here[0]!r}, and {wanted!r} was asked for. Use the active one by leaving "
+            "out the master, or end it first with spark.stop()."
+        )
+    for key, value in asked.items():
+        if spark.conf.get(key, None) == value:
+            continue
+        if not spark.conf.isModifiable(key):
+            raise ConfigurationError(
+                f"A Spark session is active with {key}={spark.conf.get(key, None)!r}, and {value!r} was asked for. "
+                "This setting cannot change while a session runs: end it first with spark.stop()."
+            )
+        spark.conf.set(key, value)
+    return spark
+
+
+def _place(spark: SparkSession) -> list[str]:
+    """Names under which somebody may ask for this session: its master, its Connect address."""
+    master = spark.conf.get("spark.master", None)
+    if not is_connect(spark):
+        return [str(master)]
+    endpoint = spark.client._builder.endpoint  # type: ignore[attr-defined]
+    return [f"sc://{endpoint}", *([master] if master else [])]
+
+
+def _endpoint(url: str) -> str | None:
+    """``sc://host:port`` of a Connect URL with its default port filled in; None for another master."""
+    if kind_of(url) != "connect":
+        return None
+    from pyspark.sql.connect.client import DefaultChannelBuilder
+
+    return f"sc://{DefaultChannelBuilder(url).endpoint}"
+
+
+def _start(wanted: str | None, name: str, asked: Mapping[str, str]) -> SparkSession:
+    given = _given() | asked
+    master = wanted or os.environ.get("SPARK_REMOTE") or given.get("spark.master") or _DEFAULT_MASTER
+    for key in ("spark.master", "spark.remote"):
+        given.pop(key, None)
+    given.setdefault("spark.app.name", name)
+    if kind_of(master) == "connect":
+        return _connect(master, given)
+    settings = choose_settings(_machine.detect(), master, given)
+    conf = {s.name: s.value for s in settings if not s.in_environment}
+    environment: dict[str, str | None] = {s.name: s.value for s in settings if s.in_environment}
+    environment["SPARK_REMOTE"] = None  # it would win over the master
+    java: Java | None = None
+    if _jvm_is_up():
+        _check_jvm(master, conf, given)
+    elif "PYSPARK_GATEWAY_PORT" not in os.environ:
+        java = find_java(newest=newest_java(importlib.metadata.version("pyspark")))
+        environment["JAVA_HOME"] = str(java.home)
+    with changed_environment(environment):
+        return _build(master, conf, java)

@@ -1,0 +1,1 @@
+"""Models of every framework: recognise, pack into a bundle, open on executors."""

@@ -1,0 +1,1 @@
+"""What happens inside running tasks: counts and times, sent to the driver."""

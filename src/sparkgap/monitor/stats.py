@@ -1,0 +1,101 @@
+"""What one task measured: counts, seconds by phase, first reasons. A plain value that travels as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+MAX_REASONS = 10
+
+PHASES = {
+    "read": "waiting for Spark, or reading files",
+    "decode": "columns to tensors, in the prefetch thread",
+    "starved": "the model waited for its input",
+    "load": "loading the model",
+    "model": "in the model",
+    "encode": "tensors to columns",
+    "write": "handing rows to Spark",
+}
+
+
+@dataclass
+class TaskStats:
+    """Counts and times of one attempt of one task.
+
+    Args:
+        stage: Spark's stage id; a second action on the same DataFrame has another one.
+        partition: number of the partition.
+        attempt: Spark's id of this attempt.
+        rows_in: rows read.
+        rows_out: rows given back.
+        skipped: rows left out by `on_error="skip"`.
+        nulled: rows kept with null outputs by `on_error="null"`.
+        batches: calls of the model that gave a result.
+        batch_rows: rows of the largest batch.
+        halvings: how often a batch was halved because it did not fit in memory.
+        model_loads: 1 where this task loaded the model, 0 where it was in the worker already.
+        seconds: seconds by phase, see `PHASES`.
+        reasons: how often each kind of bad row was met.
+        examples: first bad rows, with their place and reason.
+    """
+
+    stage: int = 0
+    partition: int = 0
+    attempt: int = 0
+    rows_in: int = 0
+    rows_out: int = 0
+    skipped: int = 0
+    nulled: int = 0
+    batches: int = 0
+    batch_rows: int = 0
+    halvings: int = 0
+    model_loads: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time of a `with` block to a phase. Each phase is timed by one thread only."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def bad_row(self, kind: str, example: str) -> None:
+        """Count a bad row; the first few are kept in full."""
+        self.reasons[kind] = self.reasons.get(kind, 0) + 1
+        if len(self.examples) < MAX_REASONS:
+            self.examples.append(example)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> TaskStats:
+        """Read what `to_dict` wrote; unknown keys of newer versions are ignored."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in raw.items() if k in known})
+
+
+def add_up(tasks: list[TaskStats]) -> TaskStats:
+    """Add the stats of tasks; `batch_rows` is the largest one."""
+    total = TaskStats(stage=max((t.stage for t in tasks), default=0))
+    seconds: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for task in sorted(tasks, key=lambda t: t.partition):
+        for name in ("rows_in", "rows_out", "skipped", "nulled", "batches", "halvings", "model_loads"):
+            setattr(total, name, getattr(total, name) + getattr(task, name))
+        total.batch_rows = max(total.batch_rows, task.batch_rows)
+        seconds.update(task.seconds)
+        reasons.update(task.reasons)
+        total.examples.extend(task.examples)
+    total.seconds, total.reasons = dict(seconds), dict(reasons)
+    total.examples = total.examples[:MAX_REASONS]
+    return total

@@ -1,0 +1,77 @@
+"""Sessions for the tests: the same bodies run on classic Spark, Spark Connect and a cluster of two executors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+KINDS = ("classic", "connect", "cluster")
+CONF = {
+    "spark.ui.enabled": "false",
+    "spark.sql.shuffle.partitions": "4",
+    "spark.default.parallelism": "4",
+    "spark.driver.memory": "2g",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--spark", choices=KINDS, default="classic", help="which kind of session tests/spark uses")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kind = config.getoption("--spark")
+    left_out = {"classic": (), "connect": ("classic", "local"), "cluster": ("local",)}[kind]
+    dropped = [i for i in items if any(i.get_closest_marker(m) for m in left_out)]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = [i for i in items if i not in dropped]
+
+
+@pytest.fixture(scope="session")
+def kind(request: pytest.FixtureRequest) -> str:
+    """classic, connect or cluster."""
+    return str(request.config.getoption("--spark"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Bundles of the tests go to a folder of their own, which executors inherit."""
+    before = os.environ.get("SPARKGAP_CACHE")
+    os.environ["SPARKGAP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["SPARKGAP_CACHE"]
+    else:
+        os.environ["SPARKGAP_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def spark(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """The session of this run."""
+    from sparkgap import session
+
+    conf = {**CONF, "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse"))}
+    # Executors unpickle functions of test modules by reference.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    if kind == "connect":
+        made = _connect(conf)
+    else:
+        made = session({"classic": "local[2]", "cluster": "local-cluster[2,1,1024]"}[kind], conf=conf)
+    yield made
+    made.stop()
+
+
+def _connect(conf: dict[str, str]) -> SparkSession:
+    """Start a Spark Connect server with this process as its client; pyspark stops it with the session."""
+    from pyspark.sql import SparkSession
+
+    builder = SparkSession.builder.remote("local[2]")
+    for key, value in conf.items():
+        builder = builder.config(key, value)
+    return builder.getOrCreate()
