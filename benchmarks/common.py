@@ -160,7 +160,7 @@ def session() -> SparkSession:
 
     # Functions of these modules are unpickled by reference in Spark's Python workers.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    spark = gap.session(f"local[{CORES}]", conf={"spark.ui.enabled": "false"})
+    spark = gap.session(f"local[{CORES}]")
     spark.sparkContext.setLogLevel("ERROR")
     return spark
 

@@ -56,16 +56,20 @@ def scorer() -> Callable[[Sequence[bytes]], np.ndarray]:
 
     one_thread()
     net = network()
-    mean, std = (np.asarray(v, np.float32) * 255 for v in (MEAN, STD))
+    std = np.asarray(STD, np.float32)
+    factor, shift = 1 / (255 * std), -np.asarray(MEAN, np.float32) / std
 
     def pixels(content: bytes) -> np.ndarray:
         photo = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
         return np.asarray(photo.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
     def score(contents: Sequence[bytes]) -> np.ndarray:
-        x = (np.stack([pixels(c) for c in contents]) - mean) / std
+        x = np.empty((len(contents), 3, SIZE, SIZE), np.float32)
+        for target, content in zip(x.transpose(0, 2, 3, 1), contents, strict=True):
+            np.multiply(pixels(content), factor, out=target)
+            np.add(target, shift, out=target)
         with torch.inference_mode():
-            return net(torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))).numpy()
+            return net(torch.from_numpy(x)).numpy()
 
     return score
 
@@ -94,7 +98,7 @@ def plain() -> Score:
 def run(settings: Settings) -> Result:
     """Measure."""
     from pyspark.ml.functions import predict_batch_udf
-    from pyspark.sql.functions import right, lit
+    from pyspark.sql.functions import lit, right
     from pyspark.sql.types import ArrayType, FloatType
 
     import sparkgap as gap

@@ -34,7 +34,7 @@ def prose(package: str) -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
-                    yield from re.findall(r"[A-Z][^.:>`*|=_\[\]]{30,300}\.(?=\s|$)", " ".join(paragraph.split()))
+                    yield from re.findall(r"[A-Z][^.:>`*|=_\[\]]{40,160}\.(?=\s|$)", " ".join(paragraph.split()))
 
 
 def make(folder: Path, rows: int) -> None:

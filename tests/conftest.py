@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,8 +56,6 @@ def spark(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark
     from sparkgap import session
 
     conf = {**CONF, "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse"))}
-    # Executors unpickle functions of test modules by reference.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     if kind == "connect":
         made = _connect(conf)
     else:

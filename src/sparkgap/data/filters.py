@@ -165,7 +165,8 @@ def _is_in(array: pa.Array, values: tuple[Any, ...]) -> pa.Array:
     known = [v for v in values if v is not None]
     if pa.types.is_floating(array.type):
         # one by one: `is_in` tells 0.0 from -0.0 and does not find NaN
-        hit = functools.reduce(pc.or_, [_compare("=", array, v) for v in known], pc.less(array, pa.scalar(-math.inf, array.type)))
+        none = pc.less(array, pa.scalar(-math.inf, array.type))  # null where the column is
+        hit = functools.reduce(pc.or_, [_compare("=", array, v) for v in known], none)
     else:
         hit = pc.if_else(pc.is_valid(array), pc.is_in(array, value_set=pa.array(known, type=array.type)), None)
     return hit if len(known) == len(values) else pc.if_else(hit, hit, pa.scalar(None, pa.bool_()))
@@ -200,7 +201,7 @@ def _may_compare(op: str, known: Bounds, value: Any) -> bool:
     low, high = known.low, known.high
     if low is None or high is None or type(low) is not type(value) or type(high) is not type(value):
         return True
-    if isinstance(value, float) and (op in (">", ">=", "!=") or math.isnan(value)):
+    if isinstance(value, float) and (op in (">", ">=", "!=") or any(map(math.isnan, (value, low, high)))):
         return True  # bounds say nothing of NaN, which is greater than any number
     return bool({"=": low <= value <= high, "!=": not low == high == value, "<": low < value, "<=": low <= value,
                  ">": high > value, ">=": high >= value}[op])  # fmt: skip

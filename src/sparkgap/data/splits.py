@@ -12,7 +12,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 OPEN_COST = 64 << 10
@@ -90,7 +90,7 @@ def plan_splits(units: Sequence[Unit], *, tasks: int, max_bytes: int) -> tuple[S
 def cut(units: Sequence[Unit], pieces: int) -> list[Unit]:
     """Cut the heaviest units by rows until there are `pieces`, or until rows would be too few."""
     counts = [1] * len(units)
-    heap = [(-u.nbytes, i) for i, u in enumerate(units) if u.rows is not None]
+    heap = [(-float(u.nbytes), i) for i, u in enumerate(units) if u.rows is not None]
     heapq.heapify(heap)
     missing = pieces - len(units)
     while heap and missing > 0:
@@ -152,10 +152,7 @@ def _pieces(unit: Unit, count: int) -> Iterable[Unit]:
         return [unit]
     rows = unit.rows or 0
     edges = [rows * k // count for k in range(count + 1)]
-    return [
-        Unit(replace(unit.part, start=a, stop=b), unit.nbytes * (b - a) // rows, b - a)
-        for a, b in zip(edges, edges[1:], strict=False)
-    ]
+    return [Unit(replace(unit.part, start=a, stop=b), unit.nbytes * (b - a) // rows, b - a) for a, b in pairwise(edges)]
 
 
 def _split(units: Sequence[Unit]) -> Split:

@@ -190,4 +190,3 @@ def _open_fsspec(root: str, options: dict[str, Any]) -> tuple[pafs.FileSystem, s
             f"Nobody knows how to open {scheme}:// addresses ({error}). Use a local path, or a scheme of pyarrow or fsspec."
         ) from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path.rstrip("/") if path != "/" else ""
-

@@ -26,7 +26,7 @@ class Sentence:
     """One sentence and where it stands.
 
     Args:
-        source: e.g. ``"skimage.data.astronaut"``.
+        source: e.g. ``"scikit-image: astronaut"``.
         text: the sentence, without markup.
     """
 
@@ -61,13 +61,13 @@ def _pictures(package: Path) -> Iterator[tuple[str, str]]:
                 if body and title != "Notes":
                     continue
                 for paragraph in re.split(r"\n\s*\n", body.lstrip("-\n") or section):
-                    yield f"{package.name}.data.{node.name}", paragraph
+                    yield f"scikit-image: {node.name.replace('_', ' ')}", paragraph
 
 
 def _tables(package: Path) -> Iterator[tuple[str, str]]:
     for file in sorted((package / "datasets" / "descr").glob("*.rst")):
         for paragraph in re.split(r"\n\s*\n", file.read_text(encoding="utf-8")):
-            yield f"{package.name}.datasets {file.stem}", paragraph
+            yield f"scikit-learn: {file.stem.replace('_', ' ')}", paragraph
 
 
 def _prose(paragraph: str) -> Iterator[str]:

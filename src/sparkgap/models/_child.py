@@ -42,7 +42,7 @@ class RemoteModelError(ModelError):
         return type(self), (str(self), self.type_name, self.remote_traceback)
 
 
-class _RemoteTraceback(Exception):  # noqa: N818 - it only carries text, as the cause of the error that is raised
+class _RemoteTraceback(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(f"\n\nIn the process of the model:\n{text.rstrip()}")
 
@@ -78,7 +78,9 @@ class Child:
             raise ModelProcessError(
                 f"The process for {what} could not be started: {self._failure}. Check {sys.executable}."
             ) from self._failure
-        self._finalizer = weakref.finalize(self, _stop, self._process, self._channel, self._reader, self._owner)
+        self._finalizer: weakref.finalize[..., Child] = weakref.finalize(
+            self, _stop, self._process, self._channel, self._reader, self._owner
+        )
 
     @property
     def pid(self) -> int:

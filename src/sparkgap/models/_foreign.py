@@ -1,4 +1,4 @@
-"""What the adapters of several frameworks share: reading foreign files, options, arrays that are our own."""
+"""What the adapters of several frameworks share: reading foreign files, options, devices."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def choose(options: Mapping[str, Any], known: Iterable[str], title: str) -> str:
     names = tuple(known)
     method = options.get("method", names[0])
     if method not in names:
-        raise ConfigurationError(
-            f"{title} has no method {method!r}. Set method to one of: {', '.join(names)}."
-        )
+        raise ConfigurationError(f"{title} has no method {method!r}. Set method to one of: {', '.join(names)}.")
     return str(method)
 
 
@@ -98,11 +96,6 @@ def fixed_batch(first: Mapping[str, Dim], title: str) -> int | None:
             "row with constants={name: value}."
         )
     return next(iter(fixed.values()), None)
-
-
-def own(array: np.ndarray, inputs: Iterable[np.ndarray]) -> np.ndarray:
-    """Return an output that shares no memory with the inputs: Arrow may reuse theirs."""
-    return array.copy() if any(np.may_share_memory(array, i) for i in inputs) else array
 
 
 def cuda_index(device: str, title: str) -> int | None:

@@ -37,9 +37,7 @@ class Channel:
         self._reuse = reuse
         self._memory = bytearray()
 
-    def send(
-        self, header: Mapping[str, Any], block: Mapping[str, Any] | None = None, *, until: float | None = None
-    ) -> None:
+    def send(self, header: Mapping[str, Any], block: Mapping[str, Any] | None = None, *, until: float | None = None) -> None:
         """Send one frame.
 
         Args:
@@ -92,7 +90,7 @@ class Channel:
 
     def _room(self, nbytes: int) -> memoryview:
         if not self._reuse:
-            return memoryview(np.empty(nbytes, np.uint8))  # not zeroed, unlike a bytearray
+            return np.empty(nbytes, np.uint8).data  # not zeroed, unlike a bytearray
         if len(self._memory) < nbytes:
             self._memory = bytearray(nbytes)
         return memoryview(self._memory)[:nbytes]
@@ -130,7 +128,7 @@ def _encode(name: str, value: Any) -> tuple[dict[str, Any], memoryview]:
     else:
         # dtype.str of bfloat16 is "<V2", which says too little: such types are named
         entry["dtype"] = array.dtype.name if array.dtype.kind == "V" else array.dtype.str
-        buffer = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        buffer = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     entry["nbytes"] = buffer.nbytes
     return entry, buffer
 
@@ -150,13 +148,14 @@ def _dtype(name: str) -> np.dtype[Any]:
     except TypeError:
         import ml_dtypes  # brings bfloat16 and its like; whoever made such an array has it
 
-        return np.dtype(getattr(ml_dtypes, name))
+        named: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return named
 
 
 def _to_arrow(values: list[Any]) -> pa.Buffer:
     first = next((v for v in values if v is not None), None)
     # the large types have 64-bit offsets: one column may hold more than 2 GiB
-    kind = {str: pa.large_string(), bytes: pa.large_binary()}.get(type(first))
+    kind = pa.large_string() if isinstance(first, str) else pa.large_binary() if isinstance(first, bytes) else None
     try:
         column = pa.array(values, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

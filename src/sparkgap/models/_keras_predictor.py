@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparkgap._optional import need
+from sparkgap.models._arrays import cast, decode_text, finished
 from sparkgap.models._padding import Padding
 from sparkgap.models.base import Predictor
 from sparkgap.models.outputs import name_outputs
@@ -111,7 +112,8 @@ class _KerasPredictor(Predictor):
 
     def predict(self, block: Block) -> Block:
         with self._keras.device(self._device):
-            return self._run({s.name: _cast(block[s.name], s.dtype) for s in self._inputs})
+            found = self._run({s.name: cast(block[s.name], s.dtype) for s in self._inputs})
+        return {name: finished(array, block.values()) for name, array in found.items()}
 
     @abstractmethod
     def _run(self, block: Block) -> Block:
@@ -158,7 +160,7 @@ class _TensorFlowPredictor(_KerasPredictor):
 
     def _run(self, block: Block) -> Block:
         found = self._name(self._compiled(*(self._tensorflow.constant(array) for array in block.values())))
-        return {name: _text(tensor.numpy()) for name, tensor in found.items()}
+        return {name: decode_text(np.asarray(tensor.numpy())) for name, tensor in found.items()}
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         exhausted = self._tensorflow.errors.ResourceExhaustedError
@@ -202,22 +204,5 @@ class _TorchPredictor(_KerasPredictor):
             return {name: self._keras.ops.convert_to_numpy(tensor) for name, tensor in found.items()}
 
 
-def _cast(array: np.ndarray, dtype: str | None) -> np.ndarray:
-    if dtype is None or dtype in OBJECTS or array.dtype.name == dtype:
-        return array
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return array.astype(ml_dtypes.bfloat16)
-    return array.astype(dtype)
-
-
 def _tf_dtype(dtype: str | None) -> str:
     return "string" if dtype in OBJECTS else str(dtype)
-
-
-def _text(value: Any) -> np.ndarray:
-    from sparkgap.models.tensorflow import decode_text
-
-    array = np.asarray(value)
-    return decode_text(array) if array.dtype.kind == "O" else array

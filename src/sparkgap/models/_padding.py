@@ -31,8 +31,7 @@ class Padding:
         seen.add(size)
         if size > rows:
             block = {
-                name: np.concatenate([array, np.repeat(array[-1:], size - rows, axis=0)])
-                for name, array in block.items()
+                name: np.concatenate([array, np.repeat(array[-1:], size - rows, axis=0)]) for name, array in block.items()
             }
         return block, rows, size
 

@@ -44,8 +44,8 @@ def read_graph(folder: Path) -> GraphInfo:
     """
     file = folder / "saved_model.pb"
     try:
-        graphs = [_graph(body) for number, body in _fields(memoryview(file.read_bytes())) if number == 2]
-    except (OSError, ValueError, IndexError, AttributeError, TypeError) as error:
+        graphs = [_graph(body) for body in _parts(memoryview(file.read_bytes()), 2)]
+    except (OSError, ValueError, IndexError) as error:
         raise ModelFormatError(
             f"{file} cannot be read as a SavedModel ({error}). It may be truncated: copy it again or save it anew."
         ) from error
@@ -56,9 +56,7 @@ def read_graph(folder: Path) -> GraphInfo:
     return info
 
 
-def signature_of(
-    folder: Path, info: GraphInfo, key: str | None, constants: Collection[str] = ()
-) -> tuple[str, Signature]:
+def signature_of(folder: Path, info: GraphInfo, key: str | None, constants: Collection[str] = ()) -> tuple[str, Signature]:
     """Return the key and the signature to use: `key`, else ``serving_default``, else the only one.
 
     Args:
@@ -103,8 +101,7 @@ def signature_of(
 
 def _specs(tensors: dict[str, _Tensor]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name, _DTYPES[number], None if shape is None else shape[1:])
-        for name, (number, shape) in tensors.items()
+        TensorSpec(name, _DTYPES[number], None if shape is None else shape[1:]) for name, (number, shape) in tensors.items()
     )
 
 
@@ -119,41 +116,45 @@ def _check_variables(folder: Path, info: GraphInfo) -> None:
 
 
 def _graph(body: memoryview) -> GraphInfo:
-    tags: list[str] = []
+    tags = [_text(tag) for info in _parts(body, 1) for tag in _parts(info, 4)]
     signatures = {}
-    has_variables = False
-    for number, value in _fields(body):
-        if number == 1:
-            tags += [bytes(v).decode() for n, v in _fields(value) if n == 4]
-        elif number == 3:
-            has_variables = True
-        elif number == 5:
-            entry = dict(_fields(value))
-            signatures[bytes(entry[1]).decode()] = (_tensors(entry[2], 1), _tensors(entry[2], 2))
-    return GraphInfo(tuple(tags), signatures, has_variables)
+    for entry in _parts(body, 5):
+        definition = _parts(entry, 2)[0]
+        signatures[_text(_parts(entry, 1)[0])] = (_tensors(definition, 1), _tensors(definition, 2))
+    return GraphInfo(tuple(tags), signatures, has_variables=bool(_parts(body, 3)))
 
 
 def _tensors(signature: memoryview, which: int) -> dict[str, _Tensor]:
-    entries = [dict(_fields(value)) for number, value in _fields(signature) if number == which]
-    # a protobuf map has no order of its own: sort, so that the same model always has the same
-    return {name: tensor for name, tensor in sorted((bytes(e[1]).decode(), _tensor(e[2])) for e in entries)}
+    found = {_text(_parts(entry, 1)[0]): _tensor(_parts(entry, 2)[0]) for entry in _parts(signature, which)}
+    return dict(sorted(found.items()))  # a protobuf map has no order of its own
 
 
 def _tensor(info: memoryview) -> _Tensor:
-    fields = dict(_fields(info))
-    if 1 not in fields:  # a sparse or composite tensor
+    if not _parts(info, 1):  # no name: a sparse or composite tensor
         return 0, None
+    number = _integer(info, 2)
     shape: list[Dim] = []
-    for number, value in _fields(fields.get(3, memoryview(b""))):
-        if number == 3 and value:  # unknown rank
-            return fields.get(2, 0), None
-        if number == 2:
-            size = dict(_fields(value)).get(1, 0)
-            shape.append(None if size >= 1 << 63 else size)  # -1 means unknown
-    return fields.get(2, 0), tuple(shape)
+    for message in _parts(info, 3):
+        if _integer(message, 3):  # unknown rank
+            return number, None
+        sizes = [_integer(dim, 1) for dim in _parts(message, 2)]
+        shape += [None if size >= 1 << 63 else size for size in sizes]  # -1 means unknown
+    return number, tuple(shape)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, "memoryview | int"]]:
+def _text(data: memoryview) -> str:
+    return bytes(data).decode()
+
+
+def _parts(message: memoryview, number: int) -> list[memoryview]:
+    return [value for n, value in _fields(message) if n == number and isinstance(value, memoryview)]
+
+
+def _integer(message: memoryview, number: int) -> int:
+    return next((value for n, value in _fields(message) if n == number and isinstance(value, int)), 0)
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """Walk the fields of one protobuf message: (number, bytes of it or its integer)."""
     at = 0
     while at < len(data):

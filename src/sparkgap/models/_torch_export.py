@@ -29,7 +29,10 @@ def pack(torch: Any, source: Any, folder: Path, options: Mapping[str, Any]) -> P
         torch.export.save(program, folder / _FILE)
     arguments = _arguments(program)
     return Packed(
-        "pt2" if file else "exported", _signature(torch, program, arguments), {"kind": "exported", "arguments": arguments}, file
+        "pt2" if file else "exported",
+        _signature(torch, program, arguments),
+        {"kind": "exported", "arguments": arguments},
+        file,
     )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sparkgap._errors import ConfigurationError, ModelOutputError
-from sparkgap.models._foreign import cuda_index, own
+from sparkgap.models._arrays import finished
+from sparkgap.models._foreign import cuda_index
 from sparkgap.models.base import Predictor
 from sparkgap.models.outputs import name_outputs
 from sparkgap.tensors.spec import Block, Signature
@@ -33,6 +34,7 @@ class TorchPredictor(Predictor):
     def __init__(
         self,
         torch: Any,
+        *,
         module: Any,
         call: Callable[[Mapping[str, Any]], Any],
         signature: Signature,
@@ -65,7 +67,7 @@ class TorchPredictor(Predictor):
             outputs = {name: _to_numpy(torch, name, v) for name, v in self._named(result).items()}
         written = any(t._version != before[name] for name, t in tensors.items())
         self._writes = bool(self._writes) or written
-        return {name: own(array, block.values()) for name, array in outputs.items()}
+        return {name: finished(array, block.values()) for name, array in outputs.items()}
 
     def _tensor(self, name: str, array: np.ndarray) -> Any:
         tensor = self._torch.from_numpy(np.ascontiguousarray(array))

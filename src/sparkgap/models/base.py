@@ -117,6 +117,10 @@ class ModelAdapter(ABC):
         Told by the type's module, the file's suffix or its first bytes; imports no framework.
         """
 
+    def match_named(self, source: Any) -> str | None:
+        """Like `match`, where the user named this adapter: may take more, e.g. a plain function or any suffix."""
+        return self.match(source)
+
     @abstractmethod
     def pack(self, source: Any, folder: Path, options: Mapping[str, Any]) -> Packed:
         """Write what executors need into the empty `folder` (or name a file in the result).

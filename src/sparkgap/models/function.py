@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sparkgap._errors import ConfigurationError, ModelFormatError
+from sparkgap.models import pickling
 from sparkgap.models.base import Format, ModelAdapter, Packed, Predictor, Runtime
 from sparkgap.models.outputs import name_outputs
 from sparkgap.tensors.spec import Block, Signature, TensorSpec
@@ -33,12 +34,10 @@ class FunctionAdapter(ModelAdapter):
         return "callable" if callable(source) else None
 
     def pack(self, source: Any, folder: Path, options: Mapping[str, Any]) -> Packed:
-        """Pickle the function by value where it lives in a notebook or script, else by reference."""
-        from pyspark import cloudpickle
-
+        """Pickle the function: by value where it lives in a notebook, script or local module."""
         names = parameter_names(source)
         try:
-            (folder / _FILE).write_bytes(cloudpickle.dumps(source))
+            (folder / _FILE).write_bytes(pickling.dumps(source))
         except (pickle.PicklingError, TypeError) as error:
             raise ModelFormatError(
                 f"The function `{getattr(source, '__name__', source)!s}` cannot be sent to executors: {error}. "

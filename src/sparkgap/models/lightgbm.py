@@ -11,8 +11,9 @@ import numpy as np
 
 from sparkgap._errors import ConfigurationError, ModelFormatError
 from sparkgap._optional import need
+from sparkgap.models._arrays import finished
 from sparkgap.models._boosting import METHOD_HELP, METHODS
-from sparkgap.models._foreign import choose, own, reading
+from sparkgap.models._foreign import choose, reading
 from sparkgap.models.base import Format, ModelAdapter, Packed, Predictor, Runtime
 from sparkgap.tensors.spec import Block, Signature, TensorSpec
 
@@ -81,7 +82,7 @@ class _LightGBMPredictor(Predictor):
             pred_leaf=self._method == "leaf",
             num_threads=self._threads,
         )
-        return {METHODS[self._method]: own(self._finish(np.asarray(result)), block.values())}
+        return {METHODS[self._method]: finished(self._finish(np.asarray(result)), block.values())}
 
     def _finish(self, result: np.ndarray) -> np.ndarray:
         if self._method in ("margin", "leaf"):
@@ -90,7 +91,7 @@ class _LightGBMPredictor(Predictor):
         if result.ndim == 1 and (labels or self._method == "predict_proba"):
             result = np.stack([1.0 - result, result], axis=1)
         if labels and self._classes is not None:
-            return self._classes[np.argmax(result, axis=1)]
+            return np.asarray(self._classes[np.argmax(result, axis=1)])
         return result
 
 

@@ -132,7 +132,7 @@ def _choose(source: Any, name: str | None) -> tuple[ModelAdapter, str]:
     if name is None:
         return registry.recognise(source)
     chosen = registry.adapter(name)
-    found = chosen.match(source)
+    found = chosen.match_named(source)
     if found is None:
         taken = ", ".join(f.source for f in chosen.formats)
         raise ModelFormatError(f"{chosen.title} does not take {source!r}. It takes: {taken}.")

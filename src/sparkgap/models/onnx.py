@@ -13,7 +13,8 @@ import numpy as np
 
 from sparkgap._errors import ConfigurationError, ModelFormatError
 from sparkgap._optional import need
-from sparkgap.models._foreign import cuda_index, fixed_batch, own, plain_constants, reading
+from sparkgap.models._arrays import finished
+from sparkgap.models._foreign import cuda_index, fixed_batch, plain_constants, reading
 from sparkgap.models.base import Format, ModelAdapter, Packed, Predictor, Runtime
 from sparkgap.tensors.spec import Block, Signature, TensorSpec
 
@@ -96,7 +97,7 @@ class _OnnxPredictor(Predictor):
         feed = {name: block[name].astype(kind, copy=False) for name, kind in self._types.items()}
         results = self._session.run(self._outputs, {**feed, **self._constants})
         named = zip(self._outputs, results, strict=True)
-        return {k: own(_rows(v) if k in self._maps else v, block.values()) for k, v in named}
+        return {k: finished(_rows(v) if k in self._maps else v, block.values()) for k, v in named}
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return "Failed to allocate memory" in str(error) or super().is_out_of_memory(error)

@@ -82,7 +82,7 @@ class ProcessPredictor(Predictor):
             except ModelProcessError as error:
                 if healed or self._child.timed_out:
                     raise
-                _log.warning("%s It is started again and the block is tried once more.", error)
+                _log.warning("The process is started again and the block tried once more, because: %s", error)
 
     def close(self) -> None:
         """End the child."""

@@ -12,7 +12,8 @@ import numpy as np
 from sparkgap._errors import ConfigurationError, ModelFormatError
 from sparkgap._optional import need
 from sparkgap.models import _sklearn_columns as columns
-from sparkgap.models._foreign import own, reading
+from sparkgap.models._arrays import finished
+from sparkgap.models._foreign import reading
 from sparkgap.models.base import Format, ModelAdapter, Packed, Predictor, Runtime
 from sparkgap.tensors.spec import Block, Signature
 
@@ -97,9 +98,7 @@ class SklearnAdapter(ModelAdapter):
 
 
 class _SklearnPredictor(Predictor):
-    def __init__(
-        self, estimator: Any, method: str, layout: columns.Layout, signature: Signature, threads: int
-    ) -> None:
+    def __init__(self, estimator: Any, method: str, layout: columns.Layout, signature: Signature, threads: int) -> None:
         self._call = getattr(estimator, method)
         self._output = _METHODS[method]
         self._layout = layout
@@ -119,7 +118,7 @@ class _SklearnPredictor(Predictor):
             named = {f"{self._output}_{i}": _dense(r) for i, r in enumerate(result)}
         else:
             named = {self._output: _dense(result)}
-        return {name: own(array, block.values()) for name, array in named.items()}
+        return {name: finished(array, block.values()) for name, array in named.items()}
 
 
 def _dense(result: Any) -> np.ndarray:

@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sparkgap._errors import ConfigurationError, ModelFormatError
+from sparkgap._errors import ConfigurationError, ModelFormatError, ModelOutputError
 from sparkgap._optional import need
+from sparkgap.models._arrays import cast, decode_text, finished
 from sparkgap.models._environ import environment
 from sparkgap.models._foreign import plain_constants
 from sparkgap.models._savedmodel import read_graph, signature_of
 from sparkgap.models.base import Format, ModelAdapter, Packed, Predictor, Runtime
-from sparkgap.tensors.spec import OBJECTS, Block
+from sparkgap.tensors.spec import Block
 
 _PARTS = ("saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra")
 
@@ -136,9 +137,16 @@ class _TensorFlowPredictor(Predictor):
         self._outputs = {s.name: s.dtype for s in packed.signature.outputs}
 
     def predict(self, block: Block) -> Block:
-        feeds = {name: _cast(block[name], dtype) for name, dtype in self._inputs.items()}
+        feeds = {name: cast(block[name], dtype) for name, dtype in self._inputs.items()}
         found = self._run({**feeds, **self._constants})
-        return {n: decode_text(found[n]) if d == "str" else found[n] for n, d in self._outputs.items()}
+        missing = [name for name in self._outputs if name not in found]
+        if missing:
+            raise ModelOutputError(
+                f"The SavedModel returned {', '.join(found)}, without {', '.join(missing)}, which the signature names. "
+                "Correct the names of the signature's outputs."
+            )
+        found = {n: decode_text(found[n]) if d == "str" else found[n] for n, d in self._outputs.items()}
+        return {name: finished(array, block.values()) for name, array in found.items()}
 
     @abstractmethod
     def _run(self, feeds: Mapping[str, Any]) -> Block:
@@ -180,7 +188,7 @@ class _SessionPredictor(_TensorFlowPredictor):
             graph = v1.saved_model.load(self._session, packed.meta["tags"], str(path))
         chosen = graph.signature_def[packed.meta["key"]]
         self._feeds = {name: info.name for name, info in chosen.inputs.items()}
-        self._fetches = {s.name: chosen.outputs[s.name].name for s in packed.signature.outputs}
+        self._fetches = {s.name: chosen.outputs[s.name].name for s in packed.signature.outputs if s.name in chosen.outputs}
 
     def _run(self, feeds: Mapping[str, Any]) -> Block:
         named = {self._feeds[name]: array for name, array in feeds.items()}
@@ -189,23 +197,6 @@ class _SessionPredictor(_TensorFlowPredictor):
 
     def close(self) -> None:
         self._session.close()
-
-
-def decode_text(array: np.ndarray) -> np.ndarray:
-    """Turn an object array of UTF-8 bytes into one of text; give the output the dtype ``"bytes"`` to keep bytes."""
-    text = np.empty(array.shape, object)
-    text.reshape(-1)[:] = [v.decode() if isinstance(v, bytes) else v for v in array.reshape(-1)]
-    return text
-
-
-def _cast(array: np.ndarray, dtype: str | None) -> np.ndarray:
-    if dtype is None or dtype in OBJECTS or array.dtype.name == dtype:
-        return array
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return array.astype(ml_dtypes.bfloat16)
-    return array.astype(dtype)
 
 
 def _save(source: Any, folder: Path, form: str) -> None:
@@ -218,7 +209,7 @@ def _save(source: Any, folder: Path, form: str) -> None:
                 raise ConfigurationError(_no_signature(source))
             source = source.get_concrete_function()
         holder = tensorflow.Module()
-        holder.function = source
+        holder.function, holder.captured = source, list(source.variables)  # only what hangs on an object is saved
         source, signatures = holder, source
     try:
         with _quiet_logger():

@@ -88,7 +88,15 @@ class TorchAdapter(ModelAdapter):
             module = _load(torch, path, meta["kind"], device)
             method = module if meta["method"] == "forward" else getattr(module, meta["method"])
             call = _Call(method, meta["constants"])
-        return TorchPredictor(torch, module, call, packed.signature, dtypes, device, runtime.threads)
+        return TorchPredictor(
+            torch,
+            module=module,
+            call=call,
+            signature=packed.signature,
+            dtypes=dtypes,
+            device=device,
+            threads=runtime.threads,
+        )
 
 
 class _Call:
@@ -126,7 +134,7 @@ def _parameters(module: Any, method: str, constants: Mapping[str, Any]) -> list[
         raise ConfigurationError(
             f"method is {method!r}, and {type(module).__name__} has no such method. Leave it out to call forward."
         )
-    if method == "forward" and type(module).forward is _unwritten_forward(module):
+    if method == "forward" and getattr(type(module), method) is _unwritten_forward(module):
         raise ModelFormatError(f"{type(module).__name__} has no forward method. Write one, or name another with method=.")
     taken = inspect.signature(function).parameters
     named = any(p.kind is p.VAR_KEYWORD for p in taken.values())
@@ -142,7 +150,7 @@ def _parameters(module: Any, method: str, constants: Mapping[str, Any]) -> list[
 
 
 def _unwritten_forward(module: Any) -> Any:
-    base = next(c for c in type(module).__mro__ if c.__module__ == "torch.nn.modules.module")
+    base: Any = next(c for c in type(module).__mro__ if c.__module__ == "torch.nn.modules.module")
     return base.forward
 
 
@@ -183,7 +191,7 @@ def _pack_script(torch: Any, source: Any, folder: Path, options: Mapping[str, An
     file = source if isinstance(source, Path) else None
     script = _load(torch, file, "script", torch.device("cpu")) if file else source
     method, constants = options.get("method", "forward"), plain_constants(options)
-    found = getattr(script, method, None)
+    found: Any = getattr(script, method, None)
     if not hasattr(found, "schema"):
         raise ConfigurationError(f"method is {method!r}, and the script has no such method. Export it with @torch.jit.export.")
     names = _script_inputs(found.schema, constants)

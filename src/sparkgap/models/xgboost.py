@@ -12,15 +12,18 @@ import numpy as np
 
 from sparkgap._errors import ConfigurationError, ModelFormatError
 from sparkgap._optional import need
+from sparkgap.models._arrays import finished
 from sparkgap.models._boosting import METHOD_HELP, METHODS
-from sparkgap.models._foreign import choose, own, reading
+from sparkgap.models._foreign import choose, reading
+from sparkgap.models._ubjson import check_whole
 from sparkgap.models.base import Format, ModelAdapter, Packed, Predictor, Runtime
 from sparkgap.tensors.spec import Block, Signature, TensorSpec
 
 _FILE = "model.ubj"
 _WHY = "to run XGBoost models"
-# Both encodings of a model begin with a mapping whose first key is "learner".
-_HEAD = re.compile(rb'\{\s*"learner"|\{[Ll].{8}learner|\{[iUI].{1,2}learner', re.DOTALL)
+# Both encodings of a model, JSON and UBJSON, begin with a mapping whose first key is "learner".
+_JSON = re.compile(rb'\{\s*"learner"')
+_UBJSON = re.compile(rb"\{(L.{8}|l.{4}|I..|[iU].)learner", re.DOTALL)
 _ESTIMATORS = ("XGBClassifier", "XGBRanker", "XGBRegressor")
 
 
@@ -49,15 +52,16 @@ class XGBoostAdapter(ModelAdapter):
         """Save as UBJSON; use a file where it is."""
         method = choose(options, METHODS, self.title)
         kind = str(self.match(source))
+        wrapper: str | None = None
         if kind == "estimator":
             booster, wrapper = _fitted(source), _wrapper(type(source).__mro__)
         elif kind == "file":
-            booster = _read(source)
+            booster = _read(source, check=True)
             # Estimators leave their type in the files that they save.
             saved = json.loads(booster.attr("scikit_learn") or "{}").get("_estimator_type", "")
             wrapper = next((e for e in _ESTIMATORS if saved and e.lower().endswith(saved)), None)
         else:
-            booster, wrapper = source, None
+            booster = source
         _check_method(booster, wrapper, method)
         if kind != "file":
             (folder / _FILE).write_bytes(booster.save_raw("ubj"))
@@ -91,16 +95,14 @@ class _XGBoostPredictor(Predictor):
 
     def predict(self, block: Block) -> Block:
         result = self._with_booster(block["x"]) if self._estimator is None else self._with_estimator(block["x"])
-        return {METHODS[self._method]: own(result, block.values())}
+        return {METHODS[self._method]: finished(result, block.values())}
 
     def _with_estimator(self, x: np.ndarray) -> np.ndarray:
         if self._method == "leaf":
             return np.asarray(self._estimator.apply(x)).astype(np.int32)
         if self._method == "predict_proba":
             return np.asarray(self._estimator.predict_proba(x, validate_features=False))
-        return np.asarray(
-            self._estimator.predict(x, output_margin=self._method == "margin", validate_features=False)
-        )
+        return np.asarray(self._estimator.predict(x, output_margin=self._method == "margin", validate_features=False))
 
     def _with_booster(self, x: np.ndarray) -> np.ndarray:
         margin = self._method == "margin"
@@ -118,14 +120,18 @@ class _XGBoostPredictor(Predictor):
 
 def _is_model_file(path: Path) -> bool:
     with open(path, "rb") as handle:
-        return _HEAD.match(handle.read(64).lstrip()) is not None
+        head = handle.read(64).lstrip()
+    return bool(_JSON.match(head) or _UBJSON.match(head))
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, *, check: bool = False) -> Any:
     xgboost = need("xgboost", extra="xgboost", why=_WHY)
     with reading(path.name, "an XGBoost model"):
+        data = path.read_bytes()
+        if check and not _JSON.match(data[:64].lstrip()):
+            check_whole(data)  # XGBoost reads past the end of a truncated one, and may crash
         # From bytes: the encoding is told by the content, whatever the file is called.
-        return xgboost.Booster(model_file=bytearray(path.read_bytes()))
+        return xgboost.Booster(model_file=bytearray(data))
 
 
 def _fitted(estimator: Any) -> Any:

@@ -91,7 +91,10 @@ def tensor(
         level = plain(level.flatten())
     if level.null_count and nulls == "error":
         raise_why(array, shape, nulls, check)
-    return _leaf(level, (len(array), *dims), dtype, out)
+    result = _leaf(level, (len(array), *dims), dtype, out)
+    if level.null_count:
+        result[np.asarray(level.is_null()).reshape(result.shape)] = np.nan
+    return result
 
 
 def with_nan_rows(
@@ -142,6 +145,9 @@ def raw(array: pa.Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.nda
     if want == 0 or len(array) == 0:
         return np.empty(full, dtype)
     data = np.frombuffer(array.buffers()[-1], np.uint8, want * len(array), int(offsets[0]))
+    if dtype == np.bool_ and data.max() > 1:
+        rows = np.flatnonzero((data > 1).reshape(len(array), -1).any(axis=1))
+        raise BadRows({int(row): "has bytes other than 0 and 1, which are no bools" for row in rows})
     # Frameworks want aligned memory; a slice that starts at an odd byte has to be copied.
     numbers: np.ndarray = np.require(data.view(dtype.newbyteorder("<")), dtype, "A")
     return numbers.reshape(full)
@@ -149,13 +155,13 @@ def raw(array: pa.Array, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.nda
 
 def _byte_offsets(array: pa.Array) -> np.ndarray:
     if pat.is_fixed_size_binary(array.type):
-        width = array.type.byte_width
+        width = int(array.type.byte_width)
         return np.arange(array.offset, array.offset + len(array) + 1, dtype=np.int64) * width
     if len(array) == 0:
         return np.zeros(1, np.int64)
-    width = np.int64 if pat.is_large_binary(array.type) else np.int32
-    start = array.offset * np.dtype(width).itemsize
-    return np.frombuffer(array.buffers()[1], width, len(array) + 1, start)
+    kind = np.dtype(np.int64 if pat.is_large_binary(array.type) else np.int32)
+    offsets: np.ndarray = np.frombuffer(array.buffers()[1], kind, len(array) + 1, array.offset * kind.itemsize)
+    return offsets
 
 
 def _length(level: pa.Array, want: Dim) -> int | None:
@@ -172,16 +178,13 @@ def _length(level: pa.Array, want: Dim) -> int | None:
 
 
 def _leaf(leaf: pa.Array, shape: tuple[int, ...], dtype: str, out: np.ndarray | None = None) -> np.ndarray:
-    """Return an array without lists as a tensor of that whole shape; its nulls are NaN."""
+    """Return an array without lists as a tensor of that whole shape; a new one, with zeros, where it has nulls."""
     values = _values(leaf, dtype).reshape(shape)
     if dtype in OBJECTS:
         return values
-    if not leaf.null_count:
-        return cast(values, dtype, out=out)
-    missing = np.asarray(leaf.is_null()).reshape(shape)
-    result = cast(np.where(missing, 0, values), dtype, out=out)
-    result[missing] = np.nan
-    return result
+    if leaf.null_count:
+        values = np.where(np.asarray(leaf.is_null()).reshape(shape), 0, values)
+    return cast(values, dtype, out=out)
 
 
 def _values(leaf: pa.Array, dtype: str) -> np.ndarray:

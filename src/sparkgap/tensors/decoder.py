@@ -36,7 +36,7 @@ class RaggedRows(Exception):  # noqa: N818 - control flow inside the library: ne
 
 
 class Decoder(ABC):
-    """Turns columns into one tensor. The seam for new kinds of input (entry-point group `sparkgap.decoders`).
+    """Turns columns into one tensor. The seam for new kinds of input.
 
     A decoder is a frozen, picklable value. `resolve` runs on the driver, once; `decode` runs on executors,
     once a batch, in the prefetch thread of the task, so it must not depend on the thread it runs in.

@@ -61,9 +61,7 @@ def arrow_type(spec: TensorSpec, encoding: Encoding = "array", large: bool = Fal
         return VECTOR
     if encoding == "binary" and spec.shape:
         if spec.dtype in OBJECTS:
-            raise SignatureError(
-                f'Output `{spec.name}` is {spec.describe()}; encoding "binary" is for numbers. Use "array".'
-            )
+            raise SignatureError(f'Output `{spec.name}` is {spec.describe()}; encoding "binary" is for numbers. Use "array".')
         return pa.large_binary() if large else pa.binary()
     kind = _SPARK[spec.dtype]
     if large:
@@ -73,9 +71,7 @@ def arrow_type(spec: TensorSpec, encoding: Encoding = "array", large: bool = Fal
     return kind
 
 
-def encode(
-    array: np.ndarray, spec: TensorSpec, encoding: Encoding = "array", large: bool = False
-) -> pa.Array:
+def encode(array: np.ndarray, spec: TensorSpec, encoding: Encoding = "array", large: bool = False) -> pa.Array:
     """Return a tensor as an Arrow array of `arrow_type(spec, encoding, large)`.
 
     Args:

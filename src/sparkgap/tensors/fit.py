@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.types as pat
@@ -81,7 +82,7 @@ def fit_shape(column: str, arrow: pa.DataType, found: TensorSpec, spec: TensorSp
         return spec.merge(found)
     if reshaped(found.shape, spec) is None:
         raise refusal(column, arrow, spec, *_rank(column, found.shape, spec))
-    return spec
+    return replace(spec, dtype=spec.dtype or found.dtype)
 
 
 def reshaped(shape: tuple[Dim, ...], spec: TensorSpec) -> tuple[Dim, ...] | None:

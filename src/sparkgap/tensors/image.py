@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -32,11 +32,12 @@ _CHOICES = {
 _STRUCT = ("height", "width", "nChannels", "mode", "data")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ImageDecoder(Decoder):
     """What `image` returns; see there for the fields."""
 
     column: str
+    _: KW_ONLY
     size: tuple[int, int] | None = None
     layout: str = "CHW"
     mean: tuple[float, ...] | None = None
@@ -86,14 +87,15 @@ class ImageDecoder(Decoder):
         shapes = [self._shape(p.shape[:2]) for p in pictures]
         if len(set(shapes)) > 1:
             raise RaggedRows(shapes)  # type: ignore[arg-type]  # the sizes of decoded pictures are known
-        return cast(self._numbers(pictures, shapes[0]), dtype)
+        return cast(cast(self._numbers(pictures, shapes[0]), self.dtype), dtype)
 
     def _pictures(self, array: pa.Array, shape: tuple[Dim, ...]) -> tuple[list[np.ndarray], dict[int, str]]:
         """Return pixels as (height, width, channel) in uint8, and why rows have none."""
         pictures, reasons = [], {}
-        for row, open_row in enumerate(_readers(array, self._draft())):
+        draft = self._draft()
+        for row in range(len(array)):
             try:
-                pixel = self._pixels(open_row())
+                pixel = self._pixels(_open(array, row, draft))
                 wrong = self._mismatch(pixel, shape)
             except pixels.NotAPicture as error:
                 wrong = str(error)
@@ -118,26 +120,23 @@ class ImageDecoder(Decoder):
         return array if array.ndim == 3 else array[:, :, None]
 
     def _numbers(self, pictures: list[np.ndarray], shape: tuple[Dim, ...]) -> np.ndarray:
-        """Lay pictures of one size into one array of this decoder's layout and dtype."""
-        out: np.ndarray = np.empty((len(pictures), *shape), numpy_dtype(self.dtype))  # type: ignore[arg-type]
+        """Lay pictures of one size into one array of this layout, in uint8, float32 or float64."""
+        # Narrower floats are rounded once, at the end.
+        dtype = self.dtype if self.dtype in ("uint8", "float64") else "float32"
+        out: np.ndarray = np.empty((len(pictures), *(d or 0 for d in shape)), dtype)
         # Written through a view in the order of the pixels, whatever the layout.
         view = out.transpose(0, 2, 3, 1) if self.layout == "CHW" else out
-        if self.dtype == "uint8":
-            for target, picture in zip(view, pictures, strict=True):
-                target[...] = picture
-            return out
-        factor, shift = self._affine()
-        for target, picture in zip(view, pictures, strict=True):
-            np.multiply(picture, factor, out=target, casting="unsafe")
-            np.add(target, shift, out=target, casting="unsafe")
-        return out
-
-    def _affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return a and b of (x * scale - mean) / std = a * x + b, for each channel."""
+        # (x * scale - mean) / std = factor * x + shift
         scale = 1 / 255 if self.scale is None else self.scale
         mean, std = np.array(self.mean or (0.0,)), np.array(self.std or (1.0,))
-        dtype = np.float64 if self.dtype == "float64" else np.float32
-        return (scale / std).astype(dtype), (-mean / std).astype(dtype)
+        factor, shift = (scale / std).astype(dtype), (-mean / std).astype(dtype)
+        for target, picture in zip(view, pictures, strict=True):
+            if dtype == "uint8":
+                target[...] = picture
+            else:
+                np.multiply(picture, factor, out=target)
+                np.add(target, shift, out=target)
+        return out
 
     def _shape(self, size: Sequence[Dim]) -> tuple[Dim, ...]:
         channels = _CHANNELS[self.mode]
@@ -260,9 +259,7 @@ def _check_numbers(decoder: ImageDecoder) -> None:
     for name in ("mean", "std"):
         value = getattr(decoder, name)
         if value is not None and len(value) != channels:
-            raise ConfigurationError(
-                f"image: {name} has one number, or {channels} for mode {decoder.mode}; got {value!r}."
-            )
+            raise ConfigurationError(f"image: {name} has one number, or {channels} for mode {decoder.mode}; got {value!r}.")
     if decoder.std is not None and 0 in decoder.std:
         raise ConfigurationError(f"image: std must not be 0; got {decoder.std!r}.")
     if decoder.dtype == "uint8" and (decoder.mean or decoder.std or decoder.scale is not None):
@@ -276,9 +273,7 @@ def _check_numbers(decoder: ImageDecoder) -> None:
             f"got {decoder.crop_ratio!r} with fit={decoder.fit!r}."
         )
     if len(decoder.background) != 3 or any(not isinstance(v, int) or not 0 <= v <= 255 for v in decoder.background):
-        raise ConfigurationError(
-            f"image: background is red, green and blue, 0 .. 255; got {decoder.background!r}."
-        )
+        raise ConfigurationError(f"image: background is red, green and blue, 0 .. 255; got {decoder.background!r}.")
 
 
 def _is_struct(arrow: pa.DataType) -> bool:
@@ -286,10 +281,17 @@ def _is_struct(arrow: pa.DataType) -> bool:
 
 
 def _agree(one: tuple[Dim, ...], other: tuple[Dim, ...]) -> bool:
-    return len(one) == len(other) and all(
-        a is None or b is None or a == b for a, b in zip(one, other, strict=True)
-    )
+    return len(one) == len(other) and all(a is None or b is None or a == b for a, b in zip(one, other, strict=True))
 
 
-def _readers(array: pa.Array, draft: tuple[int, int] | None) -> list[Callable[[], Image]]:
-    raise NotImplementedError
+def _open(array: pa.Array, row: int, draft: tuple[int, int] | None) -> Image:
+    value = array[row]
+    if not value.is_valid:
+        raise pixels.NotAPicture("is null")
+    if is_binary(array.type):
+        return pixels.read(memoryview(value.as_buffer()), draft)
+    height, width, channels, mode = (value[name].as_py() for name in _STRUCT[:-1])
+    data = value["data"]
+    if None in (height, width, channels, mode) or not data.is_valid:
+        raise pixels.NotAPicture("is an image struct with a null field")
+    return pixels.read_struct(height, width, channels, mode, memoryview(data.as_buffer()))

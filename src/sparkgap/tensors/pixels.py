@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -25,7 +24,7 @@ _METHODS: Final = {
 _OPENCV: Final = {0: ("L", "L"), 16: ("RGB", "BGR"), 24: ("RGBA", "BGRA")}
 
 
-class NotAPicture(Exception):  # noqa: N818 - becomes the reason of a bad row
+class NotAPicture(Exception):
     """A value is no picture that can be read; the text is the end of a sentence."""
 
 
@@ -53,14 +52,13 @@ def read(data: bytes | memoryview, draft: tuple[int, int] | None = None) -> Imag
         return picture if method is None else picture.transpose(pil.Transpose[method])
     except pil.UnidentifiedImageError as error:
         raise NotAPicture(
-            f"is not a JPEG, PNG, WebP, TIFF, GIF or BMP image ({len(data)} bytes, starts with {bytes(data[:8])!r})"
+            "is not an image that can be read as JPEG, PNG, WebP, TIFF, GIF or BMP "
+            f"({len(data)} bytes, starts with {bytes(data[:8])!r})"
         ) from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise whatever damaged bytes lead them to
-        raise NotAPicture(
-            f"cannot be decoded as an image ({len(data)} bytes): {type(error).__name__}: {error}"
-        ) from error
+        raise NotAPicture(f"cannot be decoded as an image ({len(data)} bytes): {type(error).__name__}: {error}") from error
 
 
 def read_struct(height: int, width: int, channels: int, mode: int, data: bytes | memoryview) -> Image:
@@ -117,7 +115,7 @@ def resize(
     fit: str,
     crop_ratio: float,
     filter_name: str,
-    background: Sequence[int],
+    background: tuple[int, int, int],
 ) -> Image:
     """Return the picture at exactly `size` (height, width); for the other arguments see `image`."""
     pil = need("PIL.Image", extra="images", why="to decode images")
@@ -130,8 +128,7 @@ def resize(
     top, left = round((height - scaled[0]) / 2), round((width - scaled[1]) / 2)
     if fit == "cover":
         return picture.crop((-left, -top, width - left, height - top))
-    fill = tuple(background) if picture.mode == "RGB" else pil.new("RGB", (1, 1), tuple(background)).convert("L").getpixel((0, 0))
-    frame: Image = pil.new(picture.mode, (width, height), fill)
+    frame: Image = pil.new("RGB", (width, height), background).convert(picture.mode)
     frame.paste(picture, (left, top))
     return frame
 

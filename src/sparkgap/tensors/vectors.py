@@ -81,7 +81,7 @@ def _mixed(array: pa.Array, sparse: np.ndarray, want: Dim, dtype: str) -> np.nda
         raise_shapes(sizes[:, None].astype(np.int64), (want,), {})
     result = np.zeros((len(array), size), flat.dtype)
     of_sparse = np.repeat(sparse, stored)
-    result[~sparse] = flat[~of_sparse].reshape(-1, size)
+    result[~sparse] = flat[~of_sparse].reshape(int((~sparse).sum()), size)
     result[rows[of_sparse], _indices(array, sparse)] = flat[of_sparse]
     return result
 

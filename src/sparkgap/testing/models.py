@@ -127,6 +127,7 @@ class ModelAdapterConformance(ABC):
         return self._open(ref)
 
     def test_describes_itself(self) -> None:
+        """The class attributes are filled in."""
         adapter = self.adapter()
         assert adapter.name.isidentifier()
         assert adapter.title
@@ -136,18 +137,22 @@ class ModelAdapterConformance(ABC):
         assert set(self.options()) <= set(adapter.options)
 
     def test_match_recognises_the_source(self, made: Any) -> None:
+        """`match` names one of the formats."""
         assert self.adapter().match(made) in {f.name for f in self.adapter().formats}
 
     @pytest.mark.parametrize("other", [object(), 3, "text", {"a": 1}, None], ids=repr)
     def test_match_leaves_the_rest_alone(self, other: Any) -> None:
+        """`match` takes no object that is no model."""
         assert self.adapter().match(other) is None
 
     def test_match_leaves_other_files_alone(self, tmp_path: Path) -> None:
+        """`match` takes no file that is no model."""
         other = tmp_path / "notes.md"
         other.write_text("no model")
         assert self.adapter().match(other) is None
 
     def test_match_imports_no_framework(self, made: Any) -> None:
+        """Neither the adapter's module nor `match` on a file imports what `requires` names."""
         adapter = self.adapter()
         source = str(made) if isinstance(made, Path) else None
         question = json.dumps([type(adapter).__module__, type(adapter).__name__, adapter.requires, source])
@@ -156,39 +161,47 @@ class ModelAdapterConformance(ABC):
         assert found == (None if source is None else adapter.match(made))
 
     def test_pack_gives_the_same_bundle_twice(self, made: Any, ref: bundle.BundleRef) -> None:
+        """Equal content has an equal digest, so that it is sent to executors once."""
         if self.deterministic:
             assert bundle.write(self.adapter(), made, self.options()).digest == ref.digest
 
     def test_a_bundle_reference_is_a_small_value(self, ref: bundle.BundleRef) -> None:
+        """What a plan carries pickles, is small, and `Packed.meta` is plain JSON."""
         assert pickle.loads(pickle.dumps(ref)) == ref
         assert len(pickle.dumps(ref)) < 100_000
         assert json.loads(json.dumps(dict(ref.packed().meta))) == ref.packed().meta
         assert ref.format in {f.name for f in self.adapter().formats}
 
     def test_signature_names_the_inputs(self, ref: bundle.BundleRef) -> None:
+        """The inputs of the signature are those of the block, in its order."""
         names = [s.name for s in ref.packed().signature.inputs]
         assert names == list(self.block())
 
     def test_signature_says_what_comes_out(self, ref: bundle.BundleRef, predictor: Predictor) -> None:
+        """What the signature tells of dtypes and shapes is true."""
         block = self.block()
         _assert_fits(ref.packed().signature.inputs, block)
         _assert_fits(ref.packed().signature.outputs, self._predict(ref, predictor, block))
 
     def test_predict_equals_the_framework(self, made: Any, ref: bundle.BundleRef, predictor: Predictor) -> None:
+        """The outputs are those of the framework itself."""
         block = self.block()
         assert_blocks_equal(self._predict(ref, predictor, block), self.expected(made, block), self.tolerance)
 
     def test_predict_is_repeatable(self, ref: bundle.BundleRef, predictor: Predictor) -> None:
+        """The same block gives the same outputs again."""
         first = self._predict(ref, predictor, self.block())
         assert_blocks_equal(self._predict(ref, predictor, self.block()), first, self.tolerance)
 
     def test_rows_keep_their_order(self, ref: bundle.BundleRef, predictor: Predictor) -> None:
+        """The entries of the outputs belong to the rows of the block."""
         self._skip_unless_rowwise()
         forward = self._predict(ref, predictor, self.block())
         backward = self._predict(ref, predictor, {k: v[::-1].copy() for k, v in self.block().items()})
         assert_blocks_equal({k: v[::-1] for k, v in backward.items()}, forward, self.tolerance)
 
     def test_batches_may_be_split(self, ref: bundle.BundleRef, predictor: Predictor) -> None:
+        """Outputs do not depend on how rows are cut into batches, down to a batch of one."""
         self._skip_unless_rowwise()
         if ref.packed().signature.batch is not None:
             pytest.skip("the model takes batches of one size only")
@@ -198,9 +211,8 @@ class ModelAdapterConformance(ABC):
             parts = [predictor.predict(part) for part in _split(block, sizes)]
             assert_blocks_equal(_join(parts), whole, self.tolerance)
 
-    def test_inputs_may_be_read_only_and_stay_as_they_are(
-        self, ref: bundle.BundleRef, predictor: Predictor
-    ) -> None:
+    def test_inputs_may_be_read_only_and_stay_as_they_are(self, ref: bundle.BundleRef, predictor: Predictor) -> None:
+        """`predict` neither needs to write into its inputs nor does so."""
         block, before = self.block(), self.block()
         for array in block.values():
             array.flags.writeable = False
@@ -209,6 +221,7 @@ class ModelAdapterConformance(ABC):
         assert_blocks_equal(block, before, 0.0)
 
     def test_inputs_may_be_reused_after_predict(self, ref: bundle.BundleRef, predictor: Predictor) -> None:
+        """Outputs share no memory with the inputs."""
         size = ref.packed().signature.batch or _rows(self.block())
         for _ in range(2):  # an adapter may treat the first call in another way
             block = {k: v[:size].copy() for k, v in self.block().items()}
@@ -219,16 +232,19 @@ class ModelAdapterConformance(ABC):
             assert_blocks_equal(outputs, kept, 0.0)
 
     def test_opens_twice_in_a_process(self, ref: bundle.BundleRef, predictor: Predictor) -> None:
+        """Two predictors live side by side, and one outlives the other."""
         second = self._open(ref)
         expected = self._predict(ref, predictor, self.block())
         predictor.close()
         assert_blocks_equal(self._predict(ref, second, self.block()), expected, self.tolerance)
 
     def test_takes_a_number_of_threads(self, ref: bundle.BundleRef, predictor: Predictor) -> None:
+        """The number of threads changes nothing but the speed."""
         wide = self._predict(ref, self._open(ref, threads=2), self.block())
         assert_blocks_equal(wide, self._predict(ref, predictor, self.block()), self.tolerance)
 
     def test_opens_in_another_process(self, ref: bundle.BundleRef, predictor: Predictor, tmp_path: Path) -> None:
+        """A pickled reference is all that a fresh process needs."""
         size = ref.packed().signature.batch or _rows(self.block())
         block = {k: v[:size] for k, v in self.block().items()}
         (tmp_path / "in.pkl").write_bytes(pickle.dumps((type(self.adapter()), ref, block)))
@@ -237,10 +253,12 @@ class ModelAdapterConformance(ABC):
         assert_blocks_equal(result, predictor.predict(block), self.tolerance)
 
     def test_plain_errors_are_no_lack_of_memory(self, predictor: Predictor) -> None:
+        """Only lack of memory makes the caller try a smaller batch."""
         assert predictor.is_out_of_memory(MemoryError())
         assert not predictor.is_out_of_memory(ValueError("wrong shape"))
 
     def test_unreadable_files_are_refused(self, made: Any, tmp_path: Path) -> None:
+        """`pack` raises `ModelFormatError`, naming the file, for every broken file that `match` takes."""
         folder = tmp_path / "broken"
         folder.mkdir()
         adapter = self.adapter()

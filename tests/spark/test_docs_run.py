@@ -1,0 +1,34 @@
+"""The Python examples of the README and the guides run, as they stand, page by page."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [p for p in sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")]) if "```python" in p.read_text()]
+MODULES = ("sparkgap.models.model", "sparkgap.embedded.api", "sparkgap.embedded.function", "sparkgap.tensors.image")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_page(spark, page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    snippets = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        exec(compile(snippet, str(page), "exec"), names)
+
+
+@pytest.mark.classic
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(spark, name, monkeypatch):
+    monkeypatch.setattr("sparkgap._session.session", lambda *a, **k: spark)
+    monkeypatch.setattr("sparkgap.session", lambda *a, **k: spark, raising=False)
+    failed, tried = doctest.testmod(importlib.import_module(name))
+    assert tried
+    assert not failed
