@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
-import tempfile
 from pathlib import Path
 
-from benchmarks.common import Result, Settings, facts, write_json
+from benchmarks.common import Result, Settings, facts, settle, write_json
 
 NAMES = ("dense", "photos", "sentences", "scalars")
 PACKAGES = ("pyspark", "pyarrow", "numpy", "pandas", "torch", "sentence-transformers", "xgboost-cpu", "pillow")
@@ -33,19 +31,14 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Run what the command line asks for."""
     given = arguments()
-    # One thread for every framework in every process that starts from here; Spark's workers do the same by themselves.
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     settings = Settings(given.repeats, given.rows_scale)
-    print(facts(PACKAGES), flush=True)
+    print(facts(PACKAGES), flush=True)  # before `settle`: the machine's cores, not ours
+    settle()
     print(f"- median of {settings.repeats} interleaved rounds after one that warms up\n", flush=True)
     results: list[Result] = []
-    with tempfile.TemporaryDirectory(prefix="sparkgap-bench-") as cache:
-        os.environ["SPARKGAP_CACHE"] = cache
-        for name in given.names or NAMES:
-            results.append(importlib.import_module(f"benchmarks.{name}").run(settings))
-            print(results[-1].text() + "\n", flush=True)
+    for name in given.names or NAMES:
+        results.append(importlib.import_module(f"benchmarks.{name}").run(settings))
+        print(results[-1].text() + "\n", flush=True)
     if given.json:
         write_json(given.json, results)
     return int(given.check and not all(r.kept(c) for r in results for c in r.claims))

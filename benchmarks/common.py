@@ -154,6 +154,16 @@ def _sorted(table: pa.Table) -> tuple[pa.ChunkedArray, np.ndarray]:
     return table["key"], values.to_numpy(zero_copy_only=False).reshape(len(y), -1)
 
 
+def settle() -> None:
+    """Prepare this process, and so all that start from it: the same few cores, one thread for every framework."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("SPARKGAP_CACHE", str(ROOT / "benchmarks" / "data" / "cache"))
+
+
 def session() -> SparkSession:
     """Return the session that all contenders share: local, one core a task."""
     import sparkgap as gap

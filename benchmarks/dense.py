@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.common import (
-    ARROW, AUTO, FILES, LIMIT, ROWS, UDF, Claim, Limit, Result, Score, Settings, lists, measure, one_thread, read_group,
+    ARROW, AUTO, FILES, LIMIT, ROWS, UDF, Claim, Contender, Limit, Result, Score, Settings, lists, measure, one_thread, read_group,
     row_groups, session, spark_contender,
 )  # fmt: skip
 
@@ -77,8 +77,8 @@ def make(folder: Path, rows: int) -> None:
     keys.mapInArrow(numbers, "key long, x array<float>").write.mode("overwrite").parquet(str(folder))
 
 
-def run(settings: Settings) -> Result:
-    """Measure."""
+def run(settings: Settings, peers: Callable[[Path], Sequence[Contender]] | None = None) -> Result:
+    """Measure; `peers` makes more contenders for the folder of the table."""
     from pyspark.ml.functions import predict_batch_udf
     from pyspark.sql.types import ArrayType, FloatType
 
@@ -105,6 +105,7 @@ def run(settings: Settings) -> Result:
         spark_contender(ROWS, ours(table, "rows")),
         spark_contender(FILES, ours(gap.files(str(folder)), "files")),
         spark_contender(AUTO, ours(table, "auto")),
+        *(peers(folder) if peers else ()),
         limit.contender(),
     ]
     title = f"(a) {rows:,} rows x {WIDTH} float32, network {WIDTH}-128-10 (torch), batches of {BATCH}"

@@ -19,7 +19,7 @@ from benchmarks.common import (
     row_groups, session, spark_contender,
 )  # fmt: skip
 
-FULL_ROWS, PARTS, BATCH, INNER, WIDTH = 4000, 16, 256, 32, 384
+FULL_ROWS, PARTS, BATCH, INNER = 4096, 16, 256, 32
 CLAIMS = (Claim(FILES, LIMIT, 0.95), Claim(AUTO, LIMIT, 0.95))
 BOOKS = ("sklearn", "scipy", "skimage", "numpy", "pandas")
 

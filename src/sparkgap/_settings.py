@@ -168,7 +168,7 @@ def _embedded(machine: Machine, master: str, kind: str) -> Iterator[Setting]:
             f"a quarter of {machine.memory / GIB:.1f} GiB, from 1 to 8 GiB: this JVM runs the tasks, and models need "
             "the rest beside it",
         )
-    yield Setting("spark.sql.shuffle.partitions", str(slots), f"{slots} tasks run at once here; Spark's default is 200")
+    yield Setting("spark.sql.shuffle.partitions", str(slots), "as many as tasks run at once here; Spark's default is 200")
     yield Setting("spark.driver.host", LOOPBACK, "everything runs on this machine; nothing needs the network")
     yield Setting("spark.driver.bindAddress", LOOPBACK, "no port is open to other machines")
     yield Setting("SPARK_LOCAL_IP", LOOPBACK, "no port is open to other machines, the Spark UI's included")

@@ -99,8 +99,14 @@ def send_file(spark: SparkSession, path: Path) -> str:
 
 
 def columns(frame: DataFrame, names: tuple[str, ...]) -> DataFrame:
-    """Select columns by their exact names, whatever characters are in them."""
-    return frame.select(*["`" + name.replace("`", "``") + "`" for name in names])
+    """Select columns by their exact names, whatever characters are in them, and number them: `c0`, `c1` ….
+
+    `mapInArrow` looks its columns up by name, and cannot find names with dots or backticks.
+    """
+    from pyspark.sql import functions as F
+
+    quoted = ["`" + name.replace("`", "``") + "`" for name in names]
+    return frame.select(*[F.col(name).alias(f"c{number}") for number, name in enumerate(quoted)])
 
 
 def arrow_type(kind: DataType) -> pa.DataType | None:

@@ -44,8 +44,11 @@ def test_rows(spark, case, partitions):
 
 def test_rows_with_empty_and_one_row_partitions(spark, case):
     # 17 partitions of which several hold one row or none
-    frame = spark.createDataFrame(case.table).repartitionByRange(17, "id").where("id % 5 != 3 OR id < 20").unionByName(
-        spark.createDataFrame(case.table).where("id % 5 = 3 AND id >= 20")
+    frame = (
+        spark.createDataFrame(case.table)
+        .repartitionByRange(17, "id")
+        .where("id % 5 != 3 OR id < 20")
+        .unionByName(spark.createDataFrame(case.table).where("id % 5 = 3 AND id >= 20"))
     )
     assert_equal(case, run(case, frame, boundary="rows"))
 

@@ -349,6 +349,8 @@ def test_skip_in_a_large_run_loses_nothing_else(spark):
             raise ValueError("bad")
         return {"y": x}
 
-    out = gap.transform(frame(spark, "double(id) AS x", 5000), gap.load(picky, signature=DOUBLE), on_error="skip", batch_size=256)
+    out = gap.transform(
+        frame(spark, "double(id) AS x", 5000), gap.load(picky, signature=DOUBLE), on_error="skip", batch_size=256
+    )
     assert {r.id for r in out.collect()} == set(range(5000)) - bad
     assert gap.summary(out).reasons == {"model: ValueError": len(bad)}

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-pytestmark = pytest.mark.local  # reads its own files and packages, on this machine
+# Reads its own files and packages, on this machine; the first test waits for the whole demo.
+pytestmark = [pytest.mark.local, pytest.mark.timeout(600)]
 
 _VOID = {"meta", "img", "path", "br", "hr", "link", "input"}
 _LOADS = {"src", "srcset", "poster", "data", "action", "background", "xlink:href"}

@@ -97,15 +97,19 @@ def mixed(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 FILTERS = [
-    "p = 1", "p in (0, 2) and q is null", "q = 'c/d=e%f'", "q is not null or id > 20", "not (p = 1)", "p <> 1 and q <> 'a b'",
-    "id > 10 and id <= 30", "id is null", "tiny < 5", "small >= 3000", "big = 1099511627776", "5 > tiny",
-    "f > 1.0f", "d >= 5.0d", "d < 5.0", "d <= 1.5", "d <> 1.5", "not (d > 1.5)", "d in (1.5, 5.0)", "d not in (1.5, 5.0)",
-    "s = 'näme 1'", "s > 'näme 2'", "s in ('näme 1', null)", "s not in ('näme 1', null)", "b", "not b", "b = false or s is null",
-    "day >= date'2020-01-15'", "day in (date'2020-01-03', date'2020-01-04')", "a is null", "st is not null and nest is not null",
-    "id in (1,2,3,4,5,6,7,8,9,10,12,13)", "id not in (1,2,3,4,5,6,7,8,9,10,12,13,null)",
-    "s in ('näme 1','b','c','d','e','f','g','h','i','j','k')", "(id > 35 or s = 'näme 0') and not (p = 2 and q = 'ü.x')",
-    "day in (date'2020-01-01',date'2020-01-02',date'2020-01-03',date'2020-01-04',date'2020-01-05',date'2020-01-06',"
-    "date'2020-01-07',date'2020-01-08',date'2020-01-09',date'2020-01-10',date'2020-01-11')",
+    "p = 1", "p in (0, 2) and q is null", "q = 'c/d=e%f'", "q is not null or id > 20", "not (p = 1)",
+    "p <> 1 and q <> 'a b'", "id > 10 and id <= 30", "id is null", "tiny < 5", "small >= 3000", "big = 1099511627776",
+    "5 > tiny", "f > 1.0f", "d >= 5.0d", "d < 5.0", "d <= 1.5", "d <> 1.5", "not (d > 1.5)", "d in (1.5, 5.0)",
+    "d not in (1.5, 5.0)", "s = 'näme 1'", "s > 'näme 2'", "s in ('näme 1', null)",
+    "s not in ('näme 1', null) or id > 35", "b", "not b", "day >= date'2020-01-15'",
+    "day in (date'2020-01-03', date'2020-01-04')", "a is null", "b = false or s is null",
+    "st is not null and nest is not null", "id in (1,2,3,4,5,6,7,8,9,10,12,13)",
+    "not (id in (1,2,3,4,5,6,7,8,9,10,12,13,null) or tiny < 20) or id = 5",
+    "s in ('näme 1','b','c','d','e','f','g','h','i','j','k')",
+    "(id > 35 or s = 'näme 0') and not (p = 2 and q = 'ü.x')",
+    "day in (date'2020-01-01',date'2020-01-02',date'2020-01-03',"
+    "date'2020-01-04',date'2020-01-05',date'2020-01-06',date'2020-01-07',date'2020-01-08',date'2020-01-09',date'2020-01-10',date'2020-01-11')",
+
 ]  # fmt: skip
 
 
@@ -218,7 +222,7 @@ class TestSame:
     def test_views_and_tables(self, spark: SparkSession, mixed: str) -> None:
         spark.read.parquet(mixed).where("id > 5").createOrReplaceTempView("scan_view")
         assert_same(spark.sql("select id as number, s from scan_view where p = 1"))
-        spark.read.parquet(mixed).write.partitionBy("p").saveAsTable("scan_table")
+        spark.read.parquet(mixed).write.saveAsTable("scan_table")
         try:
             assert_same(spark.table("scan_table").where("p = 2"))
             assert_same(spark.sql("select a, p from scan_table"), rows=40)
@@ -277,7 +281,12 @@ PLANS: list[tuple[str, Callable[[DataFrame], DataFrame], str]] = [
     ("float zero", lambda df: df.where("d = 0.0d"), "compares d, a float column, with zero or NaN"),
     ("float NaN", lambda df: df.where("d = double('NaN')"), "compares d, a float column, with zero or NaN"),
     ("random", lambda df: df.where("rand(1) > 0.5"), "a filter uses Rand"),
-    ("collation", lambda df: df.where("s collate UNICODE_CI = 'NÄME 1'"), "a filter uses"),
+    ("collation", lambda df: df.where("s collate UNICODE_CI = 'NÄME 1'"), "a filter uses Cast|a filter uses Collate"),
+    (
+        "collation of a value",
+        lambda df: df.where("s = 'NÄME 1' collate UNICODE_CI"),
+        "a filter uses Cast|a filter uses Collate",
+    ),
     ("nothing", lambda df: df.where("false"), "the step LocalRelation"),
 ]
 
@@ -330,7 +339,7 @@ class TestFallback:
         ],
     )  # fmt: skip
     def test_options(self, spark: SparkSession, mixed: str, key: str, value: str) -> None:
-        assert_fallback(spark.read.option(key, value).parquet(mixed), f"with the option {key}={value}")
+        assert_fallback(spark.read.option(key, value).parquet(mixed), f"with the option {key.lower()}={value}")
 
     @pytest.mark.parametrize(
         "key",
@@ -363,7 +372,7 @@ class TestFallback:
             ("map('a', 1)", "column c is map"),
             ("array(named_struct('m', map('a', 1)))", "column c is array"),
             ("interval '1' year", "column c is interval year"),
-            ("'a' collate UNICODE_CI", "column c is string collate UNICODE_CI"),
+            ("'a' collate UNICODE_CI", "column c is char, varchar, collated"),
         ],
     )
     def test_types(self, spark: SparkSession, tmp_path: Path, expression: str, reason: str) -> None:
@@ -421,12 +430,14 @@ class TestFallback:
         assert_fallback(spark.read.parquet(str(tmp_path)), reason)
 
     def test_int96(self, spark: SparkSession, tmp_path: Path) -> None:
-        pq.write_table(pa.table({"x": pa.array([1], pa.timestamp("ns"))}), tmp_path / "a.parquet", use_deprecated_int96_timestamps=True)
+        pq.write_table(
+            pa.table({"x": pa.array([1], pa.timestamp("ns"))}), tmp_path / "a.parquet", use_deprecated_int96_timestamps=True
+        )
         assert_fallback(spark.read.parquet(str(tmp_path)), "column x is timestamp")
 
     def test_dates_that_may_be_rebased(self, spark: SparkSession, tmp_path: Path) -> None:
         key = "spark.sql.parquet.datetimeRebaseModeInRead"
-        pq.write_table(pa.table({"x": pa.array([-800_000], pa.date32())}), tmp_path / "a.parquet")
+        pq.write_table(pa.table({"x": pa.array([-200_000], pa.date32())}), tmp_path / "a.parquet")
         assert_same(spark.read.parquet(str(tmp_path)))
         spark.conf.set(key, "LEGACY")
         try:
@@ -445,6 +456,27 @@ class TestFallback:
         assert_fallback(spark.read.parquet(str(tmp_path / "t")).select("x"), "has dates in the old calendar")
         assert_fallback(spark.read.parquet(str(tmp_path / "t")).select("y"), "has dates in the old calendar")
 
+    def test_table_with_partitions(self, spark: SparkSession) -> None:
+        spark.range(4).selectExpr("id", "id % 2 as p").write.partitionBy("p").saveAsTable("scan_parts")
+        try:
+            assert_fallback(spark.table("scan_parts"), "listed by CatalogFileIndex|partitions are in the catalog")
+            assert_fallback(spark.table("scan_parts").where("p = 1"), "the table's partitions are in the catalog")
+        finally:
+            spark.sql("drop table scan_parts")
+
+    def test_collated_column_in_a_filter(self, spark: SparkSession) -> None:
+        spark.sql(
+            "create table scan_words (w string collate UNICODE_CI, a array<string collate UTF8_LCASE>, i int) using parquet"
+        )
+        try:
+            spark.sql("insert into scan_words values ('a', array('b'), 1)")
+            words = spark.table("scan_words")
+            assert_fallback(words.where("w = 'A'").select("i"), "compares w with something that is not a plain value")
+            assert_fallback(words.where("w is not null").select("i"), "column w is char, varchar, collated")
+            assert_fallback(spark.table("scan_words").select("a"), "column a is char, varchar, collated")
+        finally:
+            spark.sql("drop table scan_words")
+
     def test_struct_with_other_fields(self, spark: SparkSession, tmp_path: Path) -> None:
         pq.write_table(pa.table({"x": pa.array([{"a": 1, "b": 2}])}), tmp_path / "a.parquet")
         for fields in ("b:long,a:long", "a:long", "a:long,b:long,c:long", "A:long,b:long"):
@@ -461,7 +493,9 @@ class TestFallback:
 
     def test_float_filter_on_statistics_without_nan(self, spark: SparkSession, tmp_path: Path) -> None:
         pq.write_table(pa.table({"x": [1.0, NAN]}), tmp_path / "a.parquet")
-        assert_fallback(spark.read.parquet(str(tmp_path)).where("x > 5"), "filters x, a float column, and .* not written by Spark")
+        assert_fallback(
+            spark.read.parquet(str(tmp_path)).where("x > 5"), "filters x, a float column, and .* not written by Spark"
+        )
         assert_same(spark.read.parquet(str(tmp_path)).where("x is not null"), rows=2)
 
     def test_columns_that_differ_in_case(self, spark: SparkSession, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ class Scan:
         index: class of the list of files.
         streaming: whether it is a stream.
         bucketed: whether it is divided into buckets.
+        catalogued: whether a catalog keeps the list of its partitions.
         output: (expression id, name) of each column, hidden ones last.
         data: schema of the files, as JSON.
         partitions: schema of the folders, as JSON.
@@ -59,6 +60,7 @@ class Scan:
     index: str
     streaming: bool
     bucketed: bool
+    catalogued: bool
     output: tuple[tuple[int, str], ...]
     data: Json
     partitions: Json
@@ -101,6 +103,7 @@ def scan(node: Node) -> Scan | None:
     relation = node.handle.relation()
     if relation.getClass().getName() != "org.apache.spark.sql.execution.datasources.HadoopFsRelation":
         return None
+    table = node.handle.catalogTable()
     output = [json.loads(a.toJSON())[0] for a in _items(node.handle.output())]
     return Scan(
         relation.getClass().getName(),
@@ -108,6 +111,7 @@ def scan(node: Node) -> Scan | None:
         relation.location().getClass().getName(),
         node.handle.isStreaming(),
         relation.bucketSpec().isDefined(),
+        table.isDefined() and table.get().tracksPartitionsInCatalog(),
         tuple((a["exprId"]["id"], a["name"]) for a in output),
         json.loads(relation.dataSchema().json()),
         json.loads(relation.partitionSchema().json()),

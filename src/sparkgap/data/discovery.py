@@ -110,7 +110,8 @@ def _expand(place: str | Path, options: storage.Options) -> Iterator[tuple[str, 
 
 def _glob(system: pafs.FileSystem, base: str, pattern: str) -> Iterator[pafs.FileInfo]:
     """Match a pattern level by level: only the folders that can match are listed."""
-    segments = pattern.split("/")
+    segments = re.sub(r"(/\*\*)+$", "", pattern).split("/")  # folders are searched to any depth anyway
+    segments = segments if any(map(_MAGIC.search, segments)) else [*segments, "*"]
     first = next(i for i, s in enumerate(segments) if _MAGIC.search(s))
     start = storage.join(base, "/".join(segments[:first])) or "/"
     if system.get_file_info(start).type == pafs.FileType.NotFound:

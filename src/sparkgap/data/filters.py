@@ -106,13 +106,15 @@ def conjoin(parts: list[Expr]) -> Expr | None:
     return functools.reduce(And, parts) if parts else None
 
 
-def columns(expr: Expr | None) -> frozenset[str]:
-    """Return the names of the columns that a filter reads."""
+def columns(expr: Expr | None, *, compared: bool = False) -> frozenset[str]:
+    """Return the names of the columns that a filter reads; or only of those that it compares with values."""
     if isinstance(expr, And | Or):
-        return columns(expr.left) | columns(expr.right)
+        return columns(expr.left, compared=compared) | columns(expr.right, compared=compared)
     if isinstance(expr, Not):
-        return columns(expr.child)
-    return frozenset([expr.column]) if isinstance(expr, Compare | IsNull | In) else frozenset()
+        return columns(expr.child, compared=compared)
+    if isinstance(expr, Compare | In) or (isinstance(expr, IsNull) and not compared):
+        return frozenset([expr.column])
+    return frozenset()
 
 
 def evaluate(expr: Expr, data: Mapping[str, pa.Array], rows: int) -> pa.Array:

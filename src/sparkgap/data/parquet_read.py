@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class Table:
 
     schema: pa.Schema
     partitions: tuple[str, ...]
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, Any], ...] = field(default=(), repr=False)  # may hold secrets
 
     def system(self, root: str) -> pafs.FileSystem:
         """Return the file system of one of the files."""
@@ -120,9 +120,10 @@ def _bounds(column: pq.ColumnChunkMetaData) -> Bounds:
         return Bounds()
     nulls = not stats.has_null_count or stats.null_count > 0
     values = not (stats.has_null_count and stats.null_count == column.num_values)
-    if not stats.has_min_max:
+    try:
+        return Bounds(stats.min, stats.max, nulls, values)
+    except (OverflowError, ValueError):  # a date that Python does not know
         return Bounds(nulls=nulls, values=values)
-    return Bounds(stats.min, stats.max, nulls, values)
 
 
 def _buffering(root: str, meta: pq.FileMetaData, groups: Sequence[int]) -> dict[str, Any]:

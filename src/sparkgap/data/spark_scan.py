@@ -6,6 +6,7 @@ be one of those named here. A reason in plain words comes back for everything el
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _SETTINGS = {
     "spark.sql.parquet.binaryAsString": "false",
 }
 _HADOOP = ("parquet.crypto.factory.class",)
+_MARKS = ("__CHAR_VARCHAR_TYPE_STRING", "__COLLATIONS")  # in the metadata of fields; their types say only "string"
 _ROW_INDEX = "_tmp_metadata_row_index"
 
 
@@ -111,6 +113,8 @@ def _scan(leaf: _catalyst.Node) -> Scan:
         raise NotSame(f"the files are listed by {found.index.rpartition('.')[2]}, not by a plain file index")
     if found.streaming:
         raise NotSame("the DataFrame is a stream")
+    if found.catalogued:
+        raise NotSame("the table's partitions are in the catalog, which Spark asks when it runs")
     if found.bucketed:
         raise NotSame("the table is bucketed")
     return found
@@ -183,8 +187,8 @@ def _table(found: Scan, needed: Sequence[str]) -> Table:
         kind = spark_types.to_arrow(described["type"])
         if lower.count(name.lower()) > 1:
             raise NotSame(f"two columns differ only in case: {name}")
-        if name == _ROW_INDEX or any(key.startswith("__CHAR_VARCHAR") for key in described["metadata"]):
-            raise NotSame(f"column {name} is char, varchar or Spark's own")
+        if name == _ROW_INDEX or any(mark in json.dumps(described) for mark in _MARKS):
+            raise NotSame(f"column {name} is char, varchar, collated or Spark's own")
         if kind is None:
             raise NotSame(f"column {name} is {spark_types.describe(described['type'])}, which only Spark reads as Spark does")
         if name in own and (pa.types.is_floating(kind) or pa.types.is_nested(kind) or pa.types.is_binary(kind)):
@@ -231,7 +235,7 @@ class _Footers:
         units: list[Unit] = []
         kinds = {f["name"]: f["type"] for f in _fields(self.found)}
         stored = {n: kinds[n] for n in self.needed if n not in self.table.partitions}
-        floats = [n for n in filters.columns(where) if pa.types.is_floating(self.table.schema.field(n).type)]
+        floats = [n for n in filters.columns(where, compared=True) if pa.types.is_floating(self.table.schema.field(n).type)]
         dates = any(spark_types.has_date(kind) for kind in stored.values())
         for entry, part, meta in read_footers(self.table, pairs):
             self._check_columns(entry.path, meta, stored)

@@ -16,12 +16,13 @@ from sparkgap.embedded import planning
 from sparkgap.embedded.boundary import Decision, decide
 from sparkgap.embedded.explanation import Explanation, remember
 from sparkgap.embedded.options import Batching, OnError, check_boundary
-from sparkgap.embedded.plan import TransformPlan
+from sparkgap.embedded.plan import Input, Output, TransformPlan
 from sparkgap.embedded.worker import run_files, run_rows
 from sparkgap.models import bundle
 from sparkgap.models.model import Model, load
 from sparkgap.monitor import channel
 from sparkgap.monitor.summary import watch
+from sparkgap.tensors.encode import arrow_type
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -144,7 +145,7 @@ def _types(data: DataFrame | Source) -> planning.Types:
     return _spark.arrow_types(data.schema)
 
 
-def sample_rows(decision: Decision, inputs: tuple[planning.Input, ...]) -> pa.RecordBatch:
+def sample_rows(decision: Decision, inputs: tuple[Input, ...]) -> pa.RecordBatch:
     """Fetch a few rows of the input columns to the driver."""
     names = tuple(dict.fromkeys(c for i in inputs for c in i.decoder.columns))
     if decision.source is not None:
@@ -158,9 +159,8 @@ def sample_rows(decision: Decision, inputs: tuple[planning.Input, ...]) -> pa.Re
     if decision.frame is None:
         raise ConfigurationError("There is neither a DataFrame nor a source to take a sample of.")
     table = _spark.columns(decision.frame, names).limit(planning.SAMPLE_ROWS).toArrow().combine_chunks()
-    return pa.RecordBatch.from_arrays(
-        [c.chunk(0) if c.num_chunks else pa.array([], c.type) for c in table.columns], schema=table.schema
-    )
+    chunks = [c.chunk(0) if c.num_chunks else pa.array([], c.type) for c in table.columns]
+    return pa.RecordBatch.from_arrays(chunks, names=list(names))
 
 
 def keys_of(keep: tuple[str, ...], types: planning.Types) -> tuple[str, ...]:
@@ -178,30 +178,50 @@ def shipped(model: Model, spark: SparkSession) -> bundle.BundleRef:
 
 def _frame(plan: TransformPlan, decision: Decision, spark: SparkSession) -> DataFrame:
     if decision.source is not None:
-        return _files_frame(plan, decision.source, spark)
+        return _files_frame(plan, decision.source, _kept_fields(plan, decision), spark)
     if decision.frame is None:
         raise ConfigurationError("The rows boundary needs a DataFrame.")
     given = _spark.columns(decision.frame, plan.columns)
-    return given.mapInArrow(functools.partial(run_rows, plan), _row_schema(plan, given))
+    from pyspark.sql.types import StructType
+
+    schema = StructType([*_kept_fields(plan, decision), *_new_fields(plan)])
+    return given.mapInArrow(functools.partial(run_rows, plan), schema)
 
 
-def _files_frame(plan: TransformPlan, source: Source, spark: SparkSession) -> DataFrame:
+def _files_frame(plan: TransformPlan, source: Source, kept: list[Any], spark: SparkSession) -> DataFrame:
+    from pyspark.sql.types import StructType
+
     splits = source.splits(tasks=_spark.slots(spark))
     tasks = max(1, len(splits))
     numbers = spark.range(0, len(splits), 1, tasks)
-    schema = plan.output_schema([source.schema.field(n) for n in plan.keep])
-    return numbers.mapInArrow(functools.partial(run_files, plan, source, splits), _spark_schema(schema))
+    schema = StructType([*kept, *_new_fields(plan)])
+    return numbers.mapInArrow(functools.partial(run_files, plan, source, splits), schema)
 
 
-def _row_schema(plan: TransformPlan, given: DataFrame) -> Any:
-    """Kept columns keep Spark's own type, so that user-defined types, char lengths and metadata stay."""
-    from pyspark.sql.types import StructType
+def _kept_fields(plan: TransformPlan, decision: Decision) -> list[Any]:
+    """Kept columns keep Spark's own field, so that user-defined types, char lengths and metadata stay."""
+    from pyspark.sql.types import StructField
 
-    kept = [given.schema[name] for name in plan.keep]
-    return StructType([*kept, *_spark_schema(plan.output_schema([])).fields])
+    if decision.frame is not None:
+        return [decision.frame.schema[name] for name in plan.keep]
+    if decision.source is None:
+        return []
+    return [StructField(n, _spark.spark_type(decision.source.schema.field(n).type)) for n in plan.keep]
 
 
-def _spark_schema(schema: pa.Schema) -> Any:
-    from pyspark.sql.types import StructField, StructType
+def _new_fields(plan: TransformPlan) -> list[Any]:
+    """Return the Spark fields of the columns that the plan adds."""
+    from pyspark.sql.types import StringType, StructField
 
-    return StructType([StructField(f.name, _spark.spark_type(f.type), f.nullable) for f in schema])
+    fields = [StructField(o.column, output_type(o)) for o in plan.outputs]
+    error = plan.on_error.column
+    return fields if error is None else [*fields, StructField(error, StringType())]
+
+
+def output_type(output: Output) -> Any:
+    """Return the Spark type of an output column."""
+    if output.encoding == "vector":
+        from pyspark.ml.linalg import VectorUDT
+
+        return VectorUDT()
+    return _spark.spark_type(arrow_type(output.spec, output.encoding))

@@ -19,8 +19,8 @@ class Decision:
     Args:
         boundary: ``"rows"`` or ``"files"``.
         reason: in plain words.
-        frame: the DataFrame, for rows.
-        source: the source, for files.
+        frame: the DataFrame, where there is one.
+        source: the source, for files only.
     """
 
     boundary: str
@@ -45,7 +45,7 @@ def decide(data: DataFrame | Source, wanted: str, spark: SparkSession) -> Decisi
 
     found = recognise(data)
     if not isinstance(found, Fallback):
-        return Decision("files", "the DataFrame is a plain scan of Parquet files, with the same answer", source=found)
+        return Decision("files", "the DataFrame is a plain scan of Parquet files, with the same answer", data, found)
     if wanted == "files":
         raise ConfigurationError(
             f"boundary='files' is not possible for this DataFrame: {found.reason}. Use boundary='rows', or pass "

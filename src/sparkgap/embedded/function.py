@@ -11,7 +11,7 @@ import pyarrow as pa
 from sparkgap import _spark
 from sparkgap._errors import ConfigurationError
 from sparkgap.embedded import planning
-from sparkgap.embedded.api import check_batch, fixed, keys_of, sample_rows, shipped
+from sparkgap.embedded.api import check_batch, fixed, keys_of, output_type, sample_rows, shipped
 from sparkgap.embedded.boundary import Decision
 from sparkgap.embedded.options import Batching, OnError
 from sparkgap.embedded.plan import Input, Output, TransformPlan
@@ -86,7 +86,7 @@ def udf(
         device=device,
         channel=None,
     )
-    return _spark.column_function(_body(plan), _spark.spark_type(_return_type(plan, results)))
+    return _spark.column_function(_body(plan), _return_type(results))
 
 
 def _inputs(model: Model, inputs: Any, like: DataFrame | None) -> tuple[Model, tuple[Input, ...]]:
@@ -102,9 +102,12 @@ def _inputs(model: Model, inputs: Any, like: DataFrame | None) -> tuple[Model, t
     return model, planning.unresolved_inputs(inputs, model.signature)
 
 
-def _return_type(plan: TransformPlan, outputs: tuple[Output, ...]) -> pa.DataType:
-    schema = plan.output_schema([])
-    return schema.field(0).type if len(outputs) == 1 else pa.struct(list(schema))
+def _return_type(outputs: tuple[Output, ...]) -> Any:
+    from pyspark.sql.types import StructField, StructType
+
+    if len(outputs) == 1:
+        return output_type(outputs[0])
+    return StructType([StructField(o.column, output_type(o)) for o in outputs])
 
 
 def _body(plan: TransformPlan) -> Callable[[Iterator[Any]], Iterator[pa.Array]]:

@@ -23,8 +23,8 @@ def over_pandas(body: Callable[[Iterator[Any]], Iterator[pa.Array]], returns: Da
         for array in body(_to_arrow(item) for item in columns):
             yield _to_pandas(array, several)
 
-    frame = pd.DataFrame if several else pd.Series
-    score.__annotations__ = {"columns": Iterator[tuple[pd.Series, ...]], "return": Iterator[frame]}
+    given = Iterator[pd.DataFrame] if several else Iterator[pd.Series]
+    score.__annotations__ = {"columns": Iterator[tuple[pd.Series, ...]], "return": given}
     return pandas_udf(score, returns)
 
 

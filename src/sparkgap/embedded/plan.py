@@ -10,6 +10,7 @@ from sparkgap.embedded.options import Batching, OnError
 from sparkgap.models.bundle import BundleRef
 from sparkgap.monitor.channel import Address
 from sparkgap.tensors.decoder import Decoder
+from sparkgap.tensors.encode import Encoding, arrow_type
 from sparkgap.tensors.spec import Signature, TensorSpec
 
 
@@ -28,12 +29,12 @@ class Output:
     Args:
         spec: the tensor.
         column: name of the column.
-        encoding: ``"array"`` (nested arrays) or ``"binary"`` (little-endian raw bytes).
+        encoding: ``"array"`` (nested arrays), ``"binary"`` (little-endian raw bytes) or ``"vector"`` (Spark ML vector).
     """
 
     spec: TensorSpec
     column: str
-    encoding: str = "array"
+    encoding: Encoding = "array"
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,6 @@ class TransformPlan:
 
     def output_schema(self, kept: list[pa.Field]) -> pa.Schema:
         """Return the Arrow schema of the result, given the fields of the kept columns."""
-        from sparkgap.tensors.encode import arrow_type
-
         fields = [*kept, *(pa.field(o.column, arrow_type(o.spec, o.encoding)) for o in self.outputs)]
         if self.on_error.column is not None:
             fields.append(pa.field(self.on_error.column, pa.string()))

@@ -11,7 +11,7 @@ from sparkgap._errors import MissingDependencyError, ModelOutputError
 from sparkgap.embedded.decoding import BadRow, Piece
 from sparkgap.models.base import Predictor
 from sparkgap.monitor.stats import TaskStats
-from sparkgap.tensors.spec import Block, TensorSpec, dtype_name
+from sparkgap.tensors.spec import Block, TensorSpec
 
 _log = logging.getLogger("sparkgap")
 
@@ -133,8 +133,4 @@ def _checked(given: Block, spec: TensorSpec, rows: int) -> np.ndarray:
             f"Output `{spec.name}` has shape {array.shape} for a batch of {rows} rows; expected {spec.describe()} with one "
             "entry a row. If the signature is wrong, give another one to load(..., signature=...)."
         )
-    if spec.dtype is not None and dtype_name(array) != spec.dtype:
-        from sparkgap.tensors.casts import cast
-
-        array = cast(array, spec.dtype)
-    return array
+    return array  # its dtype is checked where it is encoded

@@ -84,7 +84,8 @@ def _start() -> TaskStats:
 def _from_spark(batches: Iterator[pa.RecordBatch], plan: TransformPlan, partition: int) -> Iterator[Chunk]:
     first = 0
     for batch in batches:
-        yield Chunk(batch.select(list(plan.columns)), f"partition {partition}", first)
+        named = pa.RecordBatch.from_arrays(batch.columns, names=list(plan.columns))
+        yield Chunk(named, f"partition {partition}", first)
         first += batch.num_rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ X = "x"
 """Name of the single input tensor."""
 
 _TEXT = "sklearn.feature_extraction.text"
+# Where estimators that wrap another one keep the fitted one.
+_INNER = ("best_estimator_", "regressor_", "estimator_")
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,12 @@ def layout(estimator: Any) -> Layout:
     width = getattr(estimator, "n_features_in_", None)
     if width is None:
         return Layout("matrix")
-    strings = _strings(estimator, {n: i for i, n in enumerate(names)}, range(width))
-    if not strings:
+    special = _not_numbers(estimator, {n: i for i, n in enumerate(names)}, range(width))
+    if not special:
         return Layout("matrix", names, width=width, frame=bool(names))
-    if not names and len(strings) == width:
+    if not names and [special.get(i) for i in range(width)] == ["str"] * width:
         return Layout("matrix", dtypes=("str",), width=width)
-    dtypes = tuple("str" if i in strings else "float64" for i in range(width))
+    dtypes = tuple(special.get(i, "float64") for i in range(width))
     return Layout("columns", names or tuple(f"x{i}" for i in range(width)), dtypes, width, bool(names))
 
 
@@ -91,13 +93,13 @@ def _frame(data: Any, **options: Any) -> Any:
 
 
 def _first_step(estimator: Any) -> Any:
-    """Return what sees the input first: pipelines hand it to their first step."""
-    while getattr(estimator, "steps", None):
-        steps = [s for _, s in estimator.steps if s is not None and s != "passthrough"]
-        if not steps:
+    """Return what sees the input first: searches hand it to their best estimator, pipelines to their first step."""
+    while True:
+        inner = next((getattr(estimator, a) for a in _INNER if hasattr(estimator, a)), None)
+        steps = [s for _, s in getattr(estimator, "steps", None) or () if s is not None and s != "passthrough"]
+        if inner is None and not steps:
             return estimator
-        estimator = steps[0]
-    return estimator
+        estimator = steps[0] if inner is None else inner
 
 
 def _leaf_module(estimator: Any) -> str | None:
@@ -105,27 +107,41 @@ def _leaf_module(estimator: Any) -> str | None:
     return _TEXT if _TEXT in modules else None
 
 
-def _strings(estimator: Any, position: Mapping[str, int], columns: Any) -> set[int]:
-    """Find the features that were strings when the estimator was fitted.
+def _not_numbers(estimator: Any, position: Mapping[str, int], columns: Iterable[int]) -> dict[int, str | None]:
+    """Find the features that were no numbers when the estimator was fitted, or may not have been.
 
     Args:
         estimator: a fitted estimator that sees `columns`.
         position: feature name -> number.
         columns: numbers of the features that it sees, in its order.
+
+    Returns:
+        Number of the feature -> ``"str"``, or None where its dtype is open.
     """
     first, columns = _first_step(estimator), list(columns)
+    found: dict[int, str | None] = {}
     if hasattr(first, "transformers_"):
-        found: set[int] = set()
         for part, chosen in _parts(first, position, columns):
-            found |= set(chosen) if _leaf_module(part) == _TEXT else _strings(part, position, chosen)
+            found |= dict.fromkeys(chosen, "str") if _leaf_module(part) == _TEXT else {}
+            found |= dict.fromkeys(chosen, None) if _is_foreign(part) else _not_numbers(part, position, chosen)
         return found
     if hasattr(first, "transformer_list"):  # a union: each part sees all columns
-        return set().union(*(_strings(part, position, columns) for _, part in first.transformer_list))
-    kinds = [np.asarray(c).dtype.kind for c in getattr(first, "categories_", ())]
-    if len(kinds) == len(columns):
-        return {c for c, kind in zip(columns, kinds, strict=True) if kind in "OUS"}
-    fitted = getattr(first, "_fit_dtype", None)  # what imputers remember of the data
-    return set(columns) if fitted is not None and np.dtype(fitted).kind in "OUS" else set()
+        for _, part in first.transformer_list:
+            found |= _not_numbers(part, position, columns)
+        return found
+    # What encoders and imputers remember of each column.
+    seen = [list(c) for c in getattr(first, "categories_", ())] or [[s] for s in getattr(first, "statistics_", ())]
+    if len(seen) != len(columns):
+        return {}
+    text = "str" if getattr(first, "strategy", "") != "constant" else None  # a constant tells nothing of the column
+    return {c: text for c, values in zip(columns, seen, strict=True) if any(isinstance(v, str) for v in values)}
+
+
+def _is_foreign(part: Any) -> bool:
+    """Whether a transformer is of the user's own, so that it may take anything."""
+    first = _first_step(part)
+    own_function = getattr(first, "func", None) is not None and type(first).__name__ == "FunctionTransformer"
+    return own_function or type(first).__module__.partition(".")[0] != "sklearn"
 
 
 def _parts(first: Any, position: Mapping[str, int], columns: list[int]) -> Iterator[tuple[Any, list[int]]]:

@@ -133,7 +133,7 @@ def locate(ref: BundleRef) -> Path:
     with _lock(target):
         if not (target / _DONE).exists():
             _unpack(tar, target)
-    return target / "files" if ref.stamp is None else target / "files" / direct.name
+    return target if ref.stamp is None else target / direct.name
 
 
 def archive(ref: BundleRef) -> Path:
@@ -144,7 +144,7 @@ def archive(ref: BundleRef) -> Path:
         handle, name = tempfile.mkstemp(dir=tar.parent, prefix="tar-")
         os.close(handle)
         with tarfile.open(name, "w") as out:
-            out.add(source, arcname="files" if source.is_dir() else f"files/{source.name}")
+            out.add(source, arcname="." if source.is_dir() else source.name)
         os.replace(name, tar)
     return tar
 

@@ -203,9 +203,23 @@ def _pack_object(model: Any, folder: Path, backend: str, custom: dict[str, Any])
     custom = {**_own_classes(model), **custom}
     _write_custom(custom, folder)
     with reading(f"The Keras model `{model.name}`", "something that can be saved"):
-        model.save(folder / "model.keras")
+        model.save(folder / "new.keras")
+    _without_date(folder / "new.keras", folder / "model.keras")
     # the user's own object may hold lambdas: it is already their code
     return Packed("model", signature_of(model), {"backend": backend, "file": "model.keras", "safe": False})
+
+
+def _without_date(source: Path, target: Path) -> None:
+    """Rewrite a `.keras` file without its date, so that equal models give equal bundles, which are sent once."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            with old.open(name) as content, new.open(zipfile.ZipInfo(name), "w", force_zip64=True) as copy:
+                if name == "metadata.json":
+                    metadata = {k: v for k, v in json.load(content).items() if k != "date_saved"}
+                    copy.write(json.dumps(metadata).encode())
+                else:
+                    shutil.copyfileobj(content, copy, 1 << 20)
+    source.unlink()
 
 
 def _own_classes(model: Any) -> dict[str, Any]:
@@ -245,9 +259,11 @@ def _load(keras: ModuleType, path: Path, meta: Mapping[str, Any]) -> Any:
                 f"{path.name} holds Python code that Keras loads only where it is trusted: {text} If you trust where "
                 "it comes from, load it with Keras yourself (safe_mode=False) and pass the model object."
             ) from error
-        if isinstance(error.__cause__, TypeError) and "Could not locate" in text:
+        missing = re.search(r"Could not locate (class|function) '([^']+)'", text)
+        if missing:
+            kind, name = missing.groups()
             raise ModelFormatError(
-                f"{path.name} has a class or function that is not part of Keras: {text.partition('. ')[0]}. Pass it "
-                "with custom_objects={name: class}."
+                f"{path.name} has a {kind} {name} that is not part of Keras, and a file holds no code. Pass it to load with "
+                f"custom_objects={{{name!r}: {name}}}."
             ) from error
         raise

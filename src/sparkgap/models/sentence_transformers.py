@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,7 +64,7 @@ class SentenceTransformersAdapter(ModelAdapter):
         if isinstance(source, Path):
             _check_weights(source)
             # a copy, not hard links: weights that are saved again over the old ones would change the bundle
-            shutil.copytree(source, folder, ignore=_unused, dirs_exist_ok=True)
+            shutil.copytree(source, folder, ignore=partial(_unused, folder), dirs_exist_ok=True)
             width, prompts = _width(source), _json(source / "config_sentence_transformers.json").get("prompts") or {}
         else:
             with reading("The SentenceTransformer", "something that can be saved"), _quiet():
@@ -210,8 +211,10 @@ def _check_weights(folder: Path) -> None:
             )
 
 
-def _unused(folder: str, names: list[str]) -> Iterable[str]:
+def _unused(target: Path, folder: str, names: list[str]) -> set[str]:
+    """Say what `shutil.copytree` leaves out: what is not the model, and the target where it lies inside the source."""
     found = set(shutil.ignore_patterns(*_LEFT_OUT)(folder, names))
+    found |= {name for name in names if target.is_relative_to(Path(folder) / name)}
     if "model.safetensors" in names:
         found |= {"pytorch_model.bin"} & set(names)  # the same weights, as a pickle
     return found

@@ -12,6 +12,7 @@ import numpy as np
 from sparkgap._errors import ConfigurationError, ModelFormatError
 from sparkgap._optional import need
 from sparkgap.models import _sklearn_columns as columns
+from sparkgap.models import pickling
 from sparkgap.models._arrays import finished
 from sparkgap.models._foreign import reading
 from sparkgap.models.base import Format, ModelAdapter, Packed, Predictor, Runtime
@@ -59,14 +60,12 @@ class SklearnAdapter(ModelAdapter):
         return "estimator" if is_estimator else None
 
     def pack(self, source: Any, folder: Path, options: Mapping[str, Any]) -> Packed:
-        """Pickle the estimator, classes of a notebook by value."""
-        from pyspark import cloudpickle
-
+        """Pickle the estimator; what is of a notebook, script or local module by value."""
         estimator = self._load_file(source) if isinstance(source, Path) else source
         _check_fitted(estimator)
         method = _method(estimator, options.get("method"))
         try:
-            (folder / _FILE).write_bytes(cloudpickle.dumps(estimator))
+            (folder / _FILE).write_bytes(pickling.dumps(estimator))
         except (pickle.PicklingError, TypeError) as error:
             raise ModelFormatError(
                 f"The {type(estimator).__name__} cannot be sent to executors: {error}. Take what cannot be pickled "

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from sparkgap._errors import ConfigurationError, ModelFormatError
 from sparkgap._optional import need
 from sparkgap.models import _torch_export as export
+from sparkgap.models import pickling
 from sparkgap.models._foreign import plain_constants, reading
 from sparkgap.models._torch_formats import UNREADABLE, file_format, object_format
 from sparkgap.models._torch_predictor import TorchPredictor, device_of
@@ -117,8 +118,9 @@ def _pack_module(torch: Any, module: Any, kind: str, folder: Path, options: Mapp
     method, constants = options.get("method", "forward"), plain_constants(options)
     names = _parameters(module, method, constants)
     try:
-        # By value where the class lives in a notebook; protocol 5 because cloudpickle wants it.
-        torch.save(module, folder / _MODULE, pickle_module=cloudpickle, pickle_protocol=5)
+        # Protocol 5 because cloudpickle wants it.
+        with pickling.local_modules_by_value():
+            torch.save(module, folder / _MODULE, pickle_module=cloudpickle, pickle_protocol=5)
     except (pickle.PicklingError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
         raise ModelFormatError(
             f"The module {type(module).__name__} cannot be sent to executors: {error}. Take what cannot be pickled "

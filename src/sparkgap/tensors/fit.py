@@ -132,7 +132,9 @@ def _conversion(column: str, found: TensorSpec, want: str) -> str:
         return f"If they are UTF-8 text: {_sql(column, 'STRING', bool(found.shape))}."
     if found.dtype == "bytes":
         return "For raw numbers use Raw(column, dtype, shape), for pictures image(column)."
-    sql = {"float": "DOUBLE", "int": "BIGINT"}.get(kind(want), "STRING" if want == "str" else "BINARY")
+    if want == "bytes":
+        return f"Convert them on purpose, e.g. to text first: {_sql(column, 'STRING', bool(found.shape))}."
+    sql = {"float": "DOUBLE", "int": "BIGINT"}.get(kind(want), "STRING")
     return f"Convert them on purpose: {_sql(column, sql, bool(found.shape))}."
 
 

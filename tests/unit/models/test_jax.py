@@ -236,9 +236,7 @@ def test_bfloat16_comes_out_as_float32() -> None:
 
 def test_a_signature_may_rename_the_outputs() -> None:
     model = gap.load(linear, adapter="jax", params=WEIGHTS)
-    renamed = model.with_signature(
-        gap.Signature(model.signature.inputs, (gap.TensorSpec("sum"), gap.TensorSpec("scores")))
-    )
+    renamed = model.with_signature(gap.Signature(model.signature.inputs, (gap.TensorSpec("sum"), gap.TensorSpec("scores"))))
     assert list(renamed.predict({"x": X})) == ["sum", "scores"]
 
 
@@ -267,7 +265,9 @@ def test_a_function_that_captures_a_lock_is_refused() -> None:
     import threading
 
     lock = threading.Lock()
-    with pytest.raises(ModelFormatError, match=r"(?s)The function .* cannot be sent to executors: .*lock.*Pass arrays as params"):
+    with pytest.raises(
+        ModelFormatError, match=r"(?s)The function .* cannot be sent to executors: .*lock.*Pass arrays as params"
+    ):
         gap.load(jax.jit(lambda x: (lock, x)[1]))
 
 

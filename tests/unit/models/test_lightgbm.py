@@ -66,6 +66,13 @@ class TestFile(Conformance):
     def expected(self, source: Path, block: Block) -> Block:
         return {"probability": lightgbm.Booster(model_file=source).predict(block["x"])}
 
+    def broken_files(self, source: Path, folder: Path) -> list[Path]:
+        text = source.read_text()
+        paths = [folder / f"{size}.txt" for size in (10, 100, len(text) // 2, text.index("end of trees"))]
+        for path in paths:
+            path.write_text(text[: int(path.stem)])
+        return paths
+
 
 def pack(source: Any, folder: Path, **options: Any) -> Packed:
     folder.mkdir(exist_ok=True)
@@ -116,12 +123,18 @@ def squares(label: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def test_early_stopping_is_kept(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).permutation(BINARY)
-    model = lightgbm.LGBMClassifier(n_estimators=60, learning_rate=1.0, verbose=-1)
-    stop = lightgbm.early_stopping(2, verbose=False)
-    model.fit(HOLES[::2], BINARY[::2], eval_set=[(HOLES[1::2], noise[1::2])], callbacks=[stop])
-    assert model.best_iteration_ < model.booster_.current_iteration()
-    np.testing.assert_array_equal(run(model, tmp_path / "a", method="predict_proba"), model.predict_proba(HOLES))
+    train = lightgbm.Dataset(HOLES[::2], BINARY[::2])
+    held_out = lightgbm.Dataset(HOLES[1::2], np.random.default_rng(0).permutation(BINARY)[1::2], reference=train)
+    model = lightgbm.train(
+        {"objective": "binary", "learning_rate": 1.0, "verbose": -1},
+        train,
+        num_boost_round=60,
+        valid_sets=[held_out],
+        callbacks=[lightgbm.early_stopping(2, verbose=False)],
+        keep_training_booster=True,
+    )
+    assert model.best_iteration < model.current_iteration()
+    np.testing.assert_array_equal(run(model, tmp_path / "a"), model.predict(HOLES))
 
 
 def test_regressors_give_their_value(tmp_path: Path) -> None:

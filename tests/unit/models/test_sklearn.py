@@ -13,7 +13,7 @@ import threadpoolctl
 import xgboost
 from sklearn.base import BaseEstimator
 from sklearn.cluster import DBSCAN
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
 from sklearn.ensemble import RandomForestClassifier
@@ -21,6 +21,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
@@ -42,6 +43,10 @@ def encoder() -> ColumnTransformer:
     return ColumnTransformer(
         [("one", OneHotEncoder(handle_unknown="ignore"), ["city"]), ("scale", StandardScaler(), ["age", "n"])]
     )
+
+
+def lengths(frame: pd.DataFrame) -> np.ndarray:
+    return frame["city"].str.len().to_numpy()[:, None]
 
 
 class Conformance(ModelAdapterConformance):
@@ -180,7 +185,15 @@ def test_an_estimator_fitted_with_a_frame_gets_one(tmp_path: Path) -> None:
         (FeatureUnion([("a", OrdinalEncoder()), ("b", OneHotEncoder())]), ["str", "float64", "float64"]),
         (
             ColumnTransformer([("p", make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder()), ["n", "city"])]),
-            ["str", "float64", "str"],
+            ["str", "float64", "float64"],
+        ),
+        (
+            ColumnTransformer([("fill", SimpleImputer(strategy="constant", fill_value="-"), ["city"])]),
+            [None, "float64", "float64"],
+        ),
+        (
+            ColumnTransformer([("size", FunctionTransformer(lengths), ["city"]), ("age", StandardScaler(), ["age"])]),
+            [None, "float64", "float64"],
         ),
     ],
     ids=lambda v: None if isinstance(v, list) else type(v).__name__,
@@ -194,6 +207,19 @@ def test_strings_make_one_tensor_a_feature(estimator: Any, dtypes: list[str], tm
     out = SklearnAdapter().open(tmp_path / "a", packed, Runtime()).predict(block)["features"]
     direct = estimator.transform(TABLE)
     assert out.tolist() == (direct.toarray() if hasattr(direct, "toarray") else direct).tolist()
+
+
+def test_searches_and_wrappers_are_looked_into(tmp_path: Path) -> None:
+    table, target = pd.concat([TABLE] * 3), [1.0, 2.0, 3.0, 5.0] * 3
+    pipeline = make_pipeline(encoder(), LinearRegression())
+    search = GridSearchCV(pipeline, {"linearregression__fit_intercept": [True, False]}, cv=2).fit(table, target)
+    wrapped = TransformedTargetRegressor(pipeline, func=np.log1p, inverse_func=np.expm1).fit(table, target)
+    for number, model in enumerate((search, wrapped)):
+        packed = pack(model, tmp_path / str(number))
+        assert [(s.name, s.dtype) for s in packed.signature.inputs] == [("city", "str"), ("age", "float64"), ("n", "float64")]
+        block = {c: TABLE[c].to_numpy() for c in TABLE}
+        out = SklearnAdapter().open(tmp_path / str(number), packed, Runtime()).predict(block)
+        np.testing.assert_allclose(out["prediction"], model.predict(TABLE), rtol=1e-12)
 
 
 def test_strings_without_names(tmp_path: Path) -> None:
@@ -269,14 +295,14 @@ def test_estimators_that_cannot_be_applied_are_refused(estimator: Any, error: An
 
 
 def test_a_method_that_the_estimator_lacks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="LinearRegression has no method 'predict_proba' here.*one of: predict"):
+    with pytest.raises(ConfigurationError, match=r"LinearRegression has no method 'predict_proba' here.*one of: predict"):
         pack(LinearRegression().fit(X, Y), tmp_path / "a", method="predict_proba")
 
 
 def test_an_estimator_that_does_not_pickle_is_refused(tmp_path: Path) -> None:
     lock = threading.Lock()
     model = FunctionTransformer(lambda x: (lock, x)[1]).fit(X)
-    with pytest.raises(ModelFormatError, match="The FunctionTransformer cannot be sent to executors: .*lock"):
+    with pytest.raises(ModelFormatError, match=r"The FunctionTransformer cannot be sent to executors: .*lock"):
         pack(model, tmp_path / "a")
 
 

@@ -154,7 +154,9 @@ def test_a_signature_is_chosen_by_key(tmp_path: Path) -> None:
     path = saved(tmp_path)
     assert [s.name for s in gap.load(path).signature.inputs] == ["x"]
     assert [s.dtype for s in gap.load(path, signature_key="shout").signature.inputs] == ["str"]
-    with pytest.raises(ConfigurationError, match=r"has no signature 'tell'; it has: (serving_default|shout), .*signature_key="):
+    with pytest.raises(
+        ConfigurationError, match=r"has no signature 'tell'; it has: (serving_default|shout), .*signature_key="
+    ):
         gap.load(path, signature_key="tell")
     net = Net()
     (tmp_path / "only").mkdir()
@@ -165,7 +167,9 @@ def test_a_signature_is_chosen_by_key(tmp_path: Path) -> None:
 def test_bytes_come_out_where_the_signature_says_so(tmp_path: Path) -> None:
     model = gap.load(saved(tmp_path), signature_key="shout")
     block = {"text": np.array([b"a\xff", b"b"], object)}
-    as_bytes = model.with_signature(gap.Signature((gap.TensorSpec("text", "bytes", ()),), (gap.TensorSpec("loud", "bytes", ()),)))
+    as_bytes = model.with_signature(
+        gap.Signature((gap.TensorSpec("text", "bytes", ()),), (gap.TensorSpec("loud", "bytes", ()),))
+    )
     predictor = TensorFlowAdapter().open(bundle.locate(as_bytes.ref), as_bytes.ref.packed(), Runtime())
     assert predictor.predict(block)["loud"].tolist() == [b"A\xff", b"B"]
 
@@ -181,9 +185,7 @@ def test_an_unknown_output_is_said(tmp_path: Path) -> None:
 def test_other_dtypes_are_cast_to_the_signature(tmp_path: Path) -> None:
     model = gap.load(saved(tmp_path))
     predictor = TensorFlowAdapter().open(bundle.locate(model.ref), model.ref.packed(), Runtime())
-    np.testing.assert_array_equal(
-        predictor.predict({"x": X.astype(np.float64)})["y"], predictor.predict({"x": X})["y"]
-    )
+    np.testing.assert_array_equal(predictor.predict({"x": X.astype(np.float64)})["y"], predictor.predict({"x": X})["y"])
 
 
 class Scaled(tf.Module):  # type: ignore[misc]
@@ -197,9 +199,13 @@ class Scaled(tf.Module):  # type: ignore[misc]
 def test_scalar_inputs_are_constants_and_a_fixed_batch_is_told(tmp_path: Path) -> None:
     net = Scaled()
     path = saved(tmp_path, net, serving_default=net.scale)
-    with pytest.raises(ModelFormatError, match=r"Input `twice` .* is a single value without a batch.*constants=\{'twice': value\}"):
+    with pytest.raises(
+        ModelFormatError, match=r"Input `twice` .* is a single value without a batch.*constants=\{'twice': value\}"
+    ):
         gap.load(path)
-    with pytest.raises(ConfigurationError, match="constants names thrice; the inputs of signature 'serving_default' are twice, x"):
+    with pytest.raises(
+        ConfigurationError, match="constants names thrice; the inputs of signature 'serving_default' are twice, x"
+    ):
         gap.load(path, constants={"thrice": 1})
     model = gap.load(path, constants={"twice": True})
     assert model.signature == gap.Signature(
@@ -281,7 +287,9 @@ assert threads.get_intra_op_parallelism_threads() == 3
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -437,10 +437,17 @@ open({str(tmp_path / "ref")!r}, "wb").write(pickle.dumps(bundle.write(TorchAdapt
 
 
 def test_a_class_that_is_missing_on_an_executor_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = pack(net(), tmp_path / "a")
-    monkeypatch.setitem(sys.modules, __name__, None)  # as where the module is not installed
-    with pytest.raises(MissingDependencyError, match=rf"needs a Python module.*{__name__}"):
+    packed = pack(efficientnet(), tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch.model", None)  # as where it is not installed
+    with pytest.raises(MissingDependencyError, match=r"needs a Python module.*efficientnet_lite_pytorch"):
         TorchAdapter().open(tmp_path / "a", packed, Runtime())
+
+
+def test_classes_of_local_modules_travel_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack(net(), tmp_path / "a")
+    monkeypatch.setitem(sys.modules, __name__, None)
+    block = {"x": np.ones((2, 3), np.float32), "scale": np.ones(2, np.float32)}
+    assert TorchAdapter().open(tmp_path / "a", packed, Runtime()).predict(block)["y"].shape == (2, 5)
 
 
 @pytest.mark.parametrize(

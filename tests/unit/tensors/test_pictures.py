@@ -367,6 +367,14 @@ def test_bad_pictures_say_why_and_all_at_once() -> None:
         assert "truncated" in found[row]
 
 
+@pytest.mark.parametrize("form", ["EPS", "PPM"])
+def test_no_other_format_reaches_pillows_readers(form: str) -> None:
+    """EPS would run Ghostscript on what a stranger wrote."""
+    file = save(Image.fromarray(PICTURE), form)
+    assert Image.open(io.BytesIO(file)).format == form
+    assert reasons(image("c"), file)[0].startswith("is not an image that can be read as JPEG")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on damaged metadata
 def test_damaged_bytes_never_end_a_task() -> None:
     random = np.random.default_rng(1)

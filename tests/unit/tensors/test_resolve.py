@@ -117,7 +117,7 @@ def test_the_model_and_the_column_complete_each_other(
             "str values do not become float32 without loss. Convert them on purpose: CAST(c AS DOUBLE).",
         ),
         (pa.int64(), "str", (), "Convert them on purpose: CAST(c AS STRING)."),
-        (pa.int64(), "bytes", (), "Convert them on purpose: CAST(c AS BINARY)."),
+        (pa.int64(), "bytes", (), "Convert them on purpose, e.g. to text first: CAST(c AS STRING)."),
         (pa.binary(), "str", (), "If they are UTF-8 text: CAST(c AS STRING)."),
         (pa.binary(), "float32", (None,), "only where the row shape is fixed. Say it: Raw(column, dtype, shape)."),
         (pa.list_(pa.binary()), "float32", (3,), "For raw numbers use Raw(column, dtype, shape), for pictures image(column)."),
