@@ -242,7 +242,8 @@ def row_groups(folder: Path) -> list[tuple[str, int]]:
 
 def read_group(job: tuple[str, int], rows: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Read one row group in batches of `rows` rows."""
-    with pq.ParquetFile(job[0]) as file:
+    # A small buffer in place of the whole row group: measured to be the faster way on local files.
+    with pq.ParquetFile(job[0], pre_buffer=False, buffer_size=256 << 10) as file:
         yield from file.iter_batches(rows, row_groups=[job[1]], columns=list(columns), use_threads=False)
 
 

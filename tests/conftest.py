@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ def _connect(conf: dict[str, str]) -> SparkSession:
     """Start a Spark Connect server with this process as its client; pyspark stops it with the session."""
     from pyspark.sql import SparkSession
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the server's workers run this interpreter
     builder = SparkSession.builder.remote("local[2]")
     for key, value in conf.items():
         builder = builder.config(key, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -50,20 +51,20 @@ class Size(click.ParamType):
 
 
 class Floats(click.ParamType):
-    """Numbers with commas between them."""
+    """A number, or several with commas between them."""
 
     name = "floats"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Read the numbers."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the numbers: one as a float, several as a tuple."""
         try:
-            return tuple(float(part) for part in str(value).split(","))
+            numbers = tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is not a number, or numbers with commas: 0.5 or 0.485,0.456,0.406.", param, ctx)
+        return numbers[0] if len(numbers) == 1 else numbers
 
 
-def result(
-    spark: SparkSession,
+def prepare(
     *,
     model: str,
     data: str,
@@ -75,18 +76,27 @@ def result(
     form: str | None,
     partitions: int | None,
     **call: Any,
-) -> DataFrame:
-    """Load, read and transform, lazily, as the options say."""
+) -> Callable[[SparkSession], DataFrame]:
+    """Check the options and load the model, before a session is started; gives what then makes the result, lazily."""
     import sparkgap as gap
 
     pixels = {name: call.pop(name) for name in ("image_size", "layout", "mean", "std")}
     form = form or format_of(data)
     if form != "image" and any(pixels[name] is not None for name in ("image_size", "mean", "std")):
         raise ConfigurationError(f"--image-size, --mean and --std are for images, and {data} is {form}. Leave them out.")
+    if partitions is not None and (form == "image" or call["boundary"] == "files"):
+        raise ConfigurationError(
+            "--partitions spreads rows that go through Spark; here executors read the files by themselves. Leave it out."
+        )
     feeds = image_feeds(inputs, pixels) if form == "image" else pairs(inputs)
+    names = pairs(outputs)
     loaded = gap.load(model, trust=trust, **{key: literal(value) for key, value in options})
-    table = _read(spark, data, form, call["boundary"], partitions)
-    return gap.transform(table, loaded, inputs=feeds, outputs=pairs(outputs), keep=list(keep) or None, **call)
+
+    def make(spark: SparkSession) -> DataFrame:
+        table = _read(spark, data, form, call["boundary"], partitions)
+        return gap.transform(table, loaded, inputs=feeds, outputs=names, keep=list(keep) or None, **call)
+
+    return make
 
 
 def pairs(texts: tuple[str, ...]) -> Any:
@@ -159,12 +169,10 @@ def _suffixes_in(folder: Path) -> set[str]:
 def _read(spark: SparkSession, data: str, form: str, boundary: str, partitions: int | None) -> Any:
     import sparkgap as gap
 
-    if form == "image" or (form == "parquet" and boundary == "files"):
-        if partitions is not None:
-            raise ConfigurationError(
-                "--partitions spreads rows that go through Spark; here executors read the files by themselves. Leave it out."
-            )
-        return gap.images(data) if form == "image" else gap.files(data)
+    if form == "image":
+        return gap.images(data)
+    if form == "parquet" and boundary == "files":
+        return gap.files(data)
     readers = {
         "parquet": spark.read.parquet,
         "json": spark.read.json,
@@ -174,11 +182,16 @@ def _read(spark: SparkSession, data: str, form: str, boundary: str, partitions: 
     return frame if partitions is None else frame.repartition(partitions)
 
 
-def write(frame: DataFrame, out: str, mode: str, form: str | None) -> None:
-    """Write a result; CSV has no arrays, so there they become JSON text."""
-    form = form or _SUFFIXES.get(PurePosixPath(out).suffix.lower(), "parquet")
+def output_format(out: str) -> str:
+    """Tell by its name how a result is written: Parquet unless it is called otherwise."""
+    form = _SUFFIXES.get(PurePosixPath(out).suffix.lower(), "parquet")
     if form == "image":
         raise ConfigurationError(f"{out} is named like an image. Name it .parquet, .csv or .json, or give --write-as.")
+    return form
+
+
+def write(frame: DataFrame, out: str, mode: str, form: str) -> None:
+    """Write a result; CSV has no arrays, so there they become JSON text."""
     if form == "csv":
         frame = _flat(frame)
     frame.write.mode(mode).options(**({"header": "true"} if form == "csv" else {})).format(form).save(out)

@@ -66,11 +66,15 @@ def progress(spark: SparkSession, *, enabled: bool | None = None, console: Conso
 
 
 def final_line(status: Status, seconds: float) -> str:
-    """Return the line that stays, e.g. ``"12 of 12 tasks in 3.4 s"``."""
+    """Return the line that stays, e.g. ``"12 of 12 tasks in 3.4 s"``.
+
+    Short work on Connect may be over before the server's first count, and its last count may be an early one.
+    """
     failed = f", {status.failed} failed attempts" if status.failed else ""
-    if status.total == 0:
-        return f"done in {seconds:.1f} s"
-    return f"{status.done} of {status.total} tasks in {seconds:.1f} s{failed}"
+    if status.total and status.done == status.total:
+        return f"{status.done} of {status.total} tasks in {seconds:.1f} s{failed}"
+    seen = f" ({status.done} of {status.total} tasks seen{failed})" if status.total else ""
+    return f"done in {seconds:.1f} s{seen}"
 
 
 @contextlib.contextmanager

@@ -143,13 +143,16 @@ def transform(out: str, mode: str, write_as: str | None, **call: Any) -> None:
 
     MODEL: a file or folder of any supported framework. DATA: Parquet, CSV or JSON, or a folder of images.
     """
-    with _work(call) as spark:
+    with _work(call) as start:
+        form = write_as or cli_data.output_format(out)
+        make = cli_data.prepare(**call)
+        spark = start()
         import sparkgap as gap
         from sparkgap._progress import progress
 
-        result = cli_data.result(spark, **call)
+        result = make(spark)
         with progress(spark):
-            cli_data.write(result, out, mode, write_as)
+            cli_data.write(result, out, mode, form)
         click.echo(str(gap.summary(result)), err=True)
         click.echo(f"Written to {out}")
 
@@ -162,11 +165,13 @@ def transform(out: str, mode: str, write_as: str | None, **call: Any) -> None:
 @_spark_options
 def explain(**call: Any) -> None:
     """Say what `transform` would do with MODEL and DATA, and why: boundary, batches, threads, session."""
-    with _work(call) as spark:
+    with _work(call) as start:
+        make = cli_data.prepare(**call)
+        spark = start()
         import sparkgap as gap
         from sparkgap._session import explain_session
 
-        click.echo(str(gap.explain(cli_data.result(spark, **call))))
+        click.echo(str(gap.explain(make(spark))))
         click.echo("\nsession")
         rows = explain_session(spark)
         width = max(len(row.name) for row in rows)
@@ -186,31 +191,28 @@ def explain(**call: Any) -> None:
 @_spark_options
 def demo(output: Path, show: bool, **call: Any) -> None:
     """Score photographs, digits and sentences with real models, and write one HTML page."""
-    with _work(call):
-        from sparkgap.demo import run
+    with _work(call) as start:
+        from sparkgap.demo import packages, run
 
+        packages.check()
+        start()
         page = run(output).page
         if show:
             click.launch(page.as_uri())
 
 
 @contextlib.contextmanager
-def _work(call: dict[str, Any]) -> Iterator[SparkSession]:
-    """Give the session of a command; say in plain words what goes wrong, and exit with the code for it.
+def _work(call: dict[str, Any]) -> Iterator[Callable[[], SparkSession]]:
+    """Give what starts the session of a command; say in plain words what goes wrong, and exit with the code for it.
 
     Takes the options of the session out of `call`.
     """
     master, conf, verbose = call.pop("master"), dict(call.pop("conf")), call.pop("verbose")
+    code = console.OK
     with console.spark_log(verbose) as log:
         try:
-            import sparkgap as gap
-
-            spark = gap.session(master, conf=conf)
-            try:
-                yield spark
-            finally:
-                spark.stop()
-            code = console.OK
+            with contextlib.ExitStack() as at_end:
+                yield lambda: _session(master, conf, at_end)
         except click.ClickException:
             raise
         except (Exception, KeyboardInterrupt) as error:
@@ -224,6 +226,14 @@ def _work(call: dict[str, Any]) -> Iterator[SparkSession]:
         log.unlink(missing_ok=True)
     if code != console.OK:
         sys.exit(code)
+
+
+def _session(master: str | None, conf: dict[str, str], at_end: contextlib.ExitStack) -> SparkSession:
+    import sparkgap as gap
+
+    spark = gap.session(master, conf=conf)
+    at_end.callback(spark.stop)
+    return spark
 
 
 def main() -> None:

@@ -66,7 +66,8 @@ BEFORE_A_JOB = {
         "double(id) AS x", double, DOUBLE, {"outputs": ["ID"]}, gap.ConfigurationError, "more than one column named ID, id",
     ),
     "batch size of zero": (
-        "double(id) AS x", double, DOUBLE, {"batch_size": 0}, gap.ConfigurationError, "size is 0; it must be a whole number >= 1",
+        "double(id) AS x", double, DOUBLE, {"batch_size": 0}, gap.ConfigurationError,
+        "size is 0; it must be a whole number >= 1",
     ),
     "unknown policy": (
         "double(id) AS x", double, DOUBLE, {"on_error": "ignore"}, gap.ConfigurationError,

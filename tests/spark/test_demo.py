@@ -139,6 +139,7 @@ def test_tables_are_written(result: demo.DemoResult, spark: SparkSession) -> Non
 
 
 def test_session_is_left_running(result: demo.DemoResult, spark: SparkSession) -> None:
+    assert not result.started
     assert spark.range(3).count() == 3
 
 
@@ -167,7 +168,14 @@ def test_every_table_has_a_caption(page: _Page) -> None:
 
 def test_page_tells_the_results(page: _Page) -> None:
     text = " ".join("".join(page.text).split())
-    for told in ("espresso", "99.86 %", "Greek coins from Pompeii.", "in the model", "danielbuechele, CC BY 2.0"):
+    for told in (
+        "espresso",
+        "99.86 %",
+        "Greek coins from Pompeii.",
+        "in the model",
+        "danielbuechele, CC BY 2.0",
+        "running already.",
+    ):
         assert told in text
 
 

@@ -22,11 +22,18 @@ def shown(spark: SparkSession, work: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text.getvalue())
 
 
+@pytest.mark.classic
 def test_the_last_line_counts_the_tasks_once(spark: SparkSession) -> None:
     spark.range(0, 100, 1, 7).count()  # work of before does not count
     text = shown(spark, "id")
     assert re.search(r"5 of 5 tasks in \d+\.\d s\n$", text)
     assert text.count(" of ") == 1
+
+
+def test_one_last_line_stays(spark: SparkSession) -> None:
+    text = shown(spark, "id")
+    assert re.search(r"(5 of 5 tasks in|done in) \d+\.\d s( \(\d of \d tasks seen\))?\n$", text)
+    assert len(re.findall(r"(tasks in|done in) ", text)) == 1
 
 
 def test_an_error_of_the_work_comes_through_and_leaves_no_last_line(spark: SparkSession) -> None:

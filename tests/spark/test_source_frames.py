@@ -15,11 +15,10 @@ import pytest
 from sparkgap.data.image_files import images
 from sparkgap.data.parquet import FileSource, files
 from sparkgap.data.source import Source
+from sparkgap.data.spark_scan import Fallback, recognise
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-pytestmark = pytest.mark.local
 
 NAN = float("nan")
 
@@ -40,15 +39,19 @@ def counted(table: pa.Table) -> Counter[Any]:
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    top = tmp_path_factory.mktemp("lake") / "a {b} [c]*"
+    top = tmp_path_factory.mktemp("lake") / "a {b} [c]*?"
     for day, city in ((1, "Bern"), (2, "a%2Fb"), (3, "__HIVE_DEFAULT_PARTITION__")):
         folder = top / f"day={day}" / f"city={city}"
         folder.mkdir(parents=True)
         data = {
-            "x": [1.0, NAN, None, -2.0, 0.1], "f": pa.array([0.1, NAN, None, -2.0, 3.0], pa.float32()),
-            "s": ["a", "b", None, "ü", ""], "i.j": pa.array([1, 2, None, 4, 5], pa.int16()), "u": pa.array([1, 200, None, 4, 5], pa.uint8()),
-            "d": pa.array([1, 20_000, None, 4, 5], pa.date32()), "b": [True, False, None, True, False],
-        }  # fmt: skip
+            "x": [1.0, NAN, None, -2.0, 0.1],
+            "f": pa.array([0.1, NAN, None, -2.0, 3.0], pa.float32()),
+            "s": ["a", "b", None, "ü", ""],
+            "i.j": pa.array([1, 2, None, 4, 5], pa.int16()),
+            "u": pa.array([1, 200, None, 4, 5], pa.uint8()),
+            "d": pa.array([1, 20_000, None, 4, 5], pa.date32()),
+            "b": [True, False, None, True, False],
+        }
         # without statistics: those of other writers say nothing of NaN, and Spark would skip row groups by them
         pq.write_table(pa.table(data), folder / "p%20 q.parquet", row_group_size=2, write_statistics=False)
     return top
@@ -57,12 +60,23 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("where", "rows"),
     [
-        (None, 15), ([("x", ">", 0.5)], 6), ([("f", "=", 0.1)], 3), ([("f", "in", [0.1, NAN])], 6), ([("x", "!=", 1)], 9),
-        ([("x", "not in", [1.0])], 9), ([("s", ">=", "b")], 6), ([("s", "is null")], 3), ([("i.j", "in", [1, 5])], 6), ([("u", ">", 100)], 3),
-        ([("d", ">", datetime.date(2000, 1, 1))], 3), ([("b", "=", True), ("day", "<", 3)], 4), ([("city", "=", "a/b")], 5),
-        ([[("city", "is null"), ("x", "<", 0)], [("day", "=", 1), ("i.j", "is not null")]], 5), ([("day", ">", 7)], 0),
+        (None, 15),
+        ([("x", ">", 0.5)], 6),
+        ([("f", "=", 0.1)], 3),
+        ([("f", "in", [0.1, NAN])], 6),
+        ([("x", "!=", 1)], 9),
+        ([("x", "not in", [1.0])], 9),
+        ([("s", ">=", "b")], 6),
+        ([("s", "is null")], 3),
+        ([("i.j", "in", [1, 5])], 6),
+        ([("u", ">", 100)], 3),
+        ([("d", ">", datetime.date(2000, 1, 1))], 3),
+        ([("b", "=", True), ("day", "<", 3)], 4),
+        ([("city", "=", "a/b")], 5),
+        ([[("city", "is null"), ("x", "<", 0)], [("day", "=", 1), ("i.j", "is not null")]], 5),
+        ([("day", ">", 7)], 0),
     ],
-)  # fmt: skip
+)
 def test_filters(spark: SparkSession, lake: Path, where: Any, rows: int) -> None:
     assert_same(spark, files(lake, where=where), rows)
 
@@ -83,11 +97,32 @@ def test_folders_in_folders(spark: SparkSession, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        ["1", "-2", "+3", "007"], ["1", str(1 << 31)], ["1", "2.5"], ["1e3", ".5", "5."], [str(1 << 31), "2.5"], ["2024-02-29"],
-        ["2023-02-29"], ["2024-02-29", "1"], ["1", "x", "02"], [str(1 << 63)], ["true"], ["NaN", "1.5"], ["Infinity"], ["1d"], ["2.5f"],
-        ["2024-1-5"], ["1_000"], ["0x10"], ["-"], ["__HIVE_DEFAULT_PARTITION__", "3"], ["2024-02-29", "2024-03-01 10%3A00%3A00"],
+        ["1", "-2", "+3", "007"],
+        ["1", str(1 << 31)],
+        ["1", "2.5"],
+        ["1e3", ".5", "5."],
+        ["1e3"],
+        ["1.0e1", "7"],
+        ["5.5e0", "1"],
+        [str(1 << 31), "2.5"],
+        ["2024-02-29"],
+        ["2023-02-29"],
+        ["2024-02-29", "1"],
+        ["1", "x", "02"],
+        [str(1 << 63)],
+        ["true"],
+        ["NaN", "1.5"],
+        ["Infinity"],
+        ["1d"],
+        ["2.5f"],
+        ["2024-1-5"],
+        ["1_000"],
+        ["0x10"],
+        ["-"],
+        ["__HIVE_DEFAULT_PARTITION__", "3"],
+        ["2024-02-29", "2024-03-01 10%3A00%3A00"],
     ],
-)  # fmt: skip
+)
 def test_types_of_folder_columns(spark: SparkSession, tmp_path: Path, values: list[str]) -> None:
     for value in values:
         (tmp_path / f"p={value}").mkdir()
@@ -95,7 +130,7 @@ def test_types_of_folder_columns(spark: SparkSession, tmp_path: Path, values: li
     source = files(tmp_path)
     plain = spark.read.parquet(str(tmp_path)).toArrow()
     kind = plain.schema.field("p").type
-    if pa.types.is_timestamp(kind) or pa.types.is_decimal(kind):  # ours are strings
+    if pa.types.is_timestamp(kind) or pa.types.is_decimal(kind):  # here they stay as they are written
         assert source.schema.field("p").type == pa.string()
     else:
         assert source.schema.field("p").type == kind
@@ -122,3 +157,12 @@ def test_images(spark: SparkSession, tmp_path: Path) -> None:
     assert_same(spark, images(f"{tmp_path}/*.jpg"), 1)
     assert images(tmp_path).to_df(spark).schema["modificationTime"].dataType.simpleString() == "timestamp"
     assert math.isclose(images(tmp_path).splits(tasks=1)[0].nbytes, 10, abs_tol=5)
+
+
+def test_a_connect_session_does_not_show_its_plans(spark: SparkSession, kind: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
+    found = recognise(spark.read.parquet(str(tmp_path)))
+    if kind == "connect":
+        assert found == Fallback("the session is a Spark Connect one, which does not show its plans")
+    else:
+        assert isinstance(found, FileSource)

@@ -81,6 +81,29 @@ def test_wrong_usage(arguments: tuple[str, ...], message: str) -> None:
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.onnx", "/no/such", "o"), "sparkgap: /no/such does not exist.\n"),
+        (("none.onnx", "d.csv", "o", "--mean", "1"), "--mean and --std are for images, and d.csv is csv. Leave them out."),
+        (("none.onnx", "d.png", "o", "--partitions", "2"), "--partitions spreads rows that go through Spark"),
+        (("none.onnx", "d.csv", "o", "--input", "a=b", "--input", "c"), "Give all of a=b, c as TENSOR=COLUMN"),
+        (("none.onnx", "d.csv", "o.png"), "o.png is named like an image. Name it .parquet, .csv or .json"),
+    ],
+)
+def test_a_wrong_call_is_told_before_spark_starts(arguments: tuple[str, ...], message: str) -> None:
+    code, text = run("transform", *arguments, "--master", "sc://127.0.0.1:1")
+    assert code == 2
+    assert message in text
+
+
+def test_a_model_that_is_not_there_is_told_before_spark_starts() -> None:
+    code, text = run("transform", "none.onnx", "d.csv", "o", "--master", "sc://127.0.0.1:1")
+    assert code in (1, 2)
+    assert "none.onnx" in text
+    assert "Connect" not in text
+
+
 @pytest.mark.parametrize(("text", "value"), [("k=v", ("k", "v")), ("k=a=b", ("k", "a=b")), ("k=", ("k", ""))])
 def test_pair(text: str, value: tuple[str, str]) -> None:
     assert Pair().convert(text, None, None) == value
@@ -93,6 +116,7 @@ def test_size(text: str, value: tuple[int, int]) -> None:
 
 def test_floats() -> None:
     assert Floats().convert("0.5,1", None, None) == (0.5, 1.0)
+    assert Floats().convert("0.5", None, None) == 0.5
     with pytest.raises(click.BadParameter, match="is not a number"):
         Floats().convert("", None, None)
 

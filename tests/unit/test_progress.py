@@ -15,7 +15,8 @@ from sparkgap._progress import Status, Told, final_line, progress
     ("status", "line"),
     [
         (Status(12, 12), "12 of 12 tasks in 3.4 s"),
-        (Status(11, 12, 0, 2), "11 of 12 tasks in 3.4 s, 2 failed attempts"),
+        (Status(12, 12, 0, 2), "12 of 12 tasks in 3.4 s, 2 failed attempts"),
+        (Status(11, 12), "done in 3.4 s (11 of 12 tasks seen)"),
         (Status(), "done in 3.4 s"),
     ],
 )

@@ -94,14 +94,14 @@ class ImageSource(Source):
 
     def to_df(self, spark: SparkSession) -> DataFrame:
         catalog = self._on_driver()
-        reader = spark.read.format("binaryFile").option("__globPaths__", "false")
+        reader = spark.read.format("binaryFile")
         if catalog.recursive:
             reader = reader.option("recursiveFileLookup", "true")
             if catalog.extensions is not None:
                 reader = reader.option("pathGlobFilter", _any_case(catalog.extensions))
-            df = reader.load([_uri(*top) for top in catalog.tops])
+            df = reader.load([storage.spark_path(*top) for top in catalog.tops])
         else:  # Spark would take folders `name=value` for partitions, and search them
-            df = reader.load([_uri(e.root, e.path) for e in catalog.entries if e.size])
+            df = reader.load([storage.spark_path(e.root, e.path) for e in catalog.entries if e.size])
         df = df.select(*_SCHEMA.names)
         empty = [(_uri(e.root, e.path), _time(e.mtime_ns), 0, b"") for e in catalog.entries if not e.size]
         # Spark leaves empty files out; here they are rows, whose decoding fails by the policy of the user.

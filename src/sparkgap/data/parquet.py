@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +21,7 @@ from sparkgap.data.where import Where, parse, quoted, to_column
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import DataType, StructField
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,34 @@ class FileSource(Source):
         catalog = self._on_driver()
         if catalog.frame is not None:
             return catalog.frame
-        reader = spark.read.option("__globPaths__", "false")  # the globs are expanded; names may hold such signs
-        if not self.table.partitions and any(entry.folders for entry, _ in catalog.files):
-            reader = reader.option("recursiveFileLookup", "true")
-        df = reader.parquet(*[spark_uri(*top) for top in catalog.tops])
-        for name in self.table.partitions:
-            kind = {pa.int32(): "int", pa.int64(): "bigint", pa.float64(): "double", pa.date32(): "date"}
-            df = df.withColumn(name, quoted(name).cast(kind.get(self.table.schema.field(name).type, "string")))
+        if self.table.partitions:  # Spark takes one top folder at a time
+            frames = [self._frame_of(spark, [top]) for top in catalog.tops]
+            df = functools.reduce(lambda one, next_one: one.unionByName(next_one), frames)
+        else:
+            df = self._frame_of(spark, catalog.tops)
         for part in filters.conjuncts(catalog.where):
             df = df.where(to_column(part, self.table.schema))
         return df.select([quoted(column).alias(name) for name, column in self.select])
+
+    def _frame_of(self, spark: SparkSession, tops: Sequence[tuple[str, str]]) -> DataFrame:
+        from pyspark.sql import types as T
+
+        reader = spark.read
+        if not self.table.partitions:
+            reader = reader.option("recursiveFileLookup", "true")
+        paths = [storage.spark_path(*top) for top in tops]
+        df = reader.parquet(*paths)
+        # The types of folder columns are ours; with a schema given, Spark makes them of the same texts.
+        typed = T.StructType([T.StructField(f.name, self._spark_type(f), f.nullable, f.metadata) for f in df.schema.fields])
+        return df if typed == df.schema else reader.schema(typed).parquet(*paths)
+
+    def _spark_type(self, there: StructField) -> DataType:
+        from pyspark.sql import types as T
+
+        if there.name not in self.table.partitions:
+            return there.dataType
+        kinds = {pa.int32(): T.IntegerType, pa.int64(): T.LongType, pa.float64(): T.DoubleType, pa.date32(): T.DateType}
+        return kinds.get(self.table.schema.field(there.name).type, T.StringType)()
 
     def _on_driver(self) -> Catalog:
         if self.catalog is None:
@@ -153,11 +173,6 @@ def files(
     chosen, rest = prune(table, pairs, condition)
     catalog = Catalog(tuple(chosen), listing.tops, condition, strict=columns is None)
     return FileSource(table, tuple((c, c) for c in wanted), rest, catalog)
-
-
-def spark_uri(root: str, path: str) -> str:
-    """Return a file's name as Spark wants it: not percent-encoded."""
-    return f"file://{path}" if not root else storage.origin(root, path)
 
 
 def _table(entries: Sequence[FileEntry], options: Mapping[str, Any]) -> tuple[Table, list[tuple[Any, ...]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ NULL = "__HIVE_DEFAULT_PARTITION__"
 
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_DOUBLE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DOUBLE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?[dDfF]?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _INT, _LONG, _FLOAT, _DAY, _TEXT = pa.int32(), pa.int64(), pa.float64(), pa.date32(), pa.string()
 
@@ -48,7 +49,8 @@ def parse(folders: Sequence[str], origin: str) -> tuple[tuple[str, str], ...]:
 def infer(raw: Sequence[str]) -> tuple[pa.DataType, list[Any]]:
     """Find the type of one partition column, and its typed values.
 
-    The type is int, bigint, double, date or string, whichever is the first that holds every value.
+    The type is int, bigint, double, date or string, whichever is the first that holds every value; what Spark takes
+    for decimals and timestamps stays a string.
     """
     kinds = [_kind(text) for text in raw]
     present = {k for k in kinds if k is not None}
@@ -64,8 +66,11 @@ def _kind(text: str) -> pa.DataType | None:
         if -(1 << 31) <= number < 1 << 31:
             return _INT
         return _LONG if -(1 << 63) <= number < 1 << 63 else _TEXT
-    if _DOUBLE.fullmatch(text) or text in ("NaN", "Infinity", "-Infinity", "+Infinity"):
+    if text in ("NaN", "Infinity", "-Infinity", "+Infinity"):
         return _FLOAT
+    if _DOUBLE.fullmatch(text):
+        # Whole numbers that are no bigint are decimals for Spark; here they stay as they are written.
+        return _TEXT if text[-1] not in "dDfF" and Decimal(text).as_tuple().exponent >= 0 else _FLOAT  # type: ignore[operator]
     return _DAY if _is_date(text) else _TEXT
 
 
@@ -92,5 +97,5 @@ def _value(text: str, kind: pa.DataType) -> Any:
     if kind in (_INT, _LONG):
         return int(text)
     if kind == _FLOAT:
-        return float(text)
+        return float(text.rstrip("dDfF"))
     return datetime.date.fromisoformat(text) if kind == _DAY else text

@@ -94,6 +94,11 @@ def origin(root: str, path: str) -> str:
     return f"{scheme}://{path.lstrip('/')}"
 
 
+def spark_path(root: str, path: str) -> str:
+    """Return a file's name as Spark's readers want it: not percent-encoded, and with glob signs escaped."""
+    return re.sub(r"([\\{}\[\]*?])", r"\\\1", origin(root, path) if root else f"file://{path}")
+
+
 def download(uri: str, folder: Path, options: Options | None = None) -> Path:
     """Copy a file or a folder from a URI into `folder`, once for each state of it.
 

@@ -28,7 +28,8 @@ class DemoResult:
         photos: photographs through EfficientNet-Lite0.
         digits: handwritten digits through a small convolutional network.
         sentences: sentences through MiniLM.
-        seconds: wall time of everything, Spark's start included.
+        seconds: wall time of everything.
+        started: whether Spark's start is in it; it is not where a session was active already.
     """
 
     page: Path
@@ -36,6 +37,7 @@ class DemoResult:
     digits: DigitsResult
     sentences: SentencesResult
     seconds: float
+    started: bool
 
 
 def run(output: Path, *, master: str | None = None) -> DemoResult:
@@ -60,20 +62,20 @@ def run(output: Path, *, master: str | None = None) -> DemoResult:
     output.mkdir(parents=True, exist_ok=True)
     console = talk.console()
     talk.welcome(console, output)
-    with _session(master) as spark:
-        talk.session(console, spark, time.perf_counter() - start)
+    with _session(master) as (spark, ours):
+        talk.session(console, spark, time.perf_counter() - start if ours else None)
         talk.photos(console, shown := photos.run(spark, output))
         talk.digits(console, read := digits.run(spark, output))
         talk.sentences(console, found := sentences.run(spark, output))
-    result = DemoResult(output / "index.html", shown, read, found, time.perf_counter() - start)
+    result = DemoResult(output / "index.html", shown, read, found, time.perf_counter() - start, ours)
     result.page.write_text(page.render(result), encoding="utf-8")
     talk.farewell(console, result)
     return result
 
 
 @contextmanager
-def _session(master: str | None) -> Iterator[SparkSession]:
-    """Lend the active session, or one of our own that stops at the end."""
+def _session(master: str | None) -> Iterator[tuple[SparkSession, bool]]:
+    """Lend the active session, or one of our own that stops at the end; say whether it is ours."""
     from sparkgap import SessionError, session
     from sparkgap._spark import active_session
 
@@ -84,7 +86,7 @@ def _session(master: str | None) -> Iterator[SparkSession]:
         ours = True
     spark = session(master)
     try:
-        yield spark
+        yield spark, ours
     finally:
         if ours:
             spark.stop()

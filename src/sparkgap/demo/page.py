@@ -47,6 +47,7 @@ def render(result: DemoResult) -> str:
     phases = _MAIN | _BESIDE
     return template.substitute(
         seconds=f"{result.seconds:.0f}",
+        start="the start of Spark included" if result.started else "with Spark running already",
         when=datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"),
         versions=escape(_versions()),
         best_label=escape(coffee.label),

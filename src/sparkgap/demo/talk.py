@@ -38,10 +38,11 @@ def welcome(out: Console, output: Path) -> None:
     out.print(f"Models and data come out of installed packages; results go to {escape(str(output))}")
 
 
-def session(out: Console, spark: SparkSession, seconds: float) -> None:
-    """Say where it runs."""
+def session(out: Console, spark: SparkSession, seconds: float | None) -> None:
+    """Say where it runs, and how long Spark took to start where it did so here."""
     where = spark.conf.get("spark.master", None) or "Spark Connect"
-    out.print(f"Spark {spark.version} on {where}, ready after {seconds:.1f} s (Python {platform.python_version()})")
+    ready = f", ready after {seconds:.1f} s" if seconds is not None else ""
+    out.print(f"Spark {spark.version} on {where}{ready} (Python {platform.python_version()})")
 
 
 def photos(out: Console, result: PhotosResult) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkgap import _spark
@@ -11,6 +11,7 @@ from sparkgap._errors import ConfigurationError
 from sparkgap.embedded.boundary import Decision
 from sparkgap.embedded.plan import TransformPlan
 from sparkgap.models.model import Model
+from sparkgap.tensors.decoder import Decoder
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -41,7 +42,7 @@ class Explanation:
         rows = [
             ("boundary", decision.boundary, decision.reason),
             ("model", f"{model.adapter} {model.ref.format}, {model.nbytes:,} bytes", _travel(plan)),
-            *(("input", f"{i.spec.name}: {i.spec.describe()}", f"from {i.decoder!r}") for i in plan.inputs),
+            *(("input", f"{i.spec.name}: {i.spec.describe()}", f"from {_shown(i.decoder)}") for i in plan.inputs),
             *(("output", f"{o.column}", f"{o.spec.name}: {o.spec.describe()}, as {o.encoding}") for o in plan.outputs),
             ("keep", ", ".join(plan.keep) or "nothing", ""),
             ("batch", f"{size or 'by the bytes of a row'}", f"prefetch {plan.batching.prefetch} batches in a thread"),
@@ -50,6 +51,15 @@ class Explanation:
             ("on error", plan.on_error.policy, "for rows that cannot be decoded or scored"),
         ]
         return cls(tuple(rows), decision.boundary, decision.reason)
+
+
+def _shown(decoder: Decoder) -> str:
+    """Return a decoder as one would write it: without the options that are at their defaults."""
+    if not is_dataclass(decoder):
+        return repr(decoder)
+    given = [(f, getattr(decoder, f.name)) for f in fields(decoder)]
+    told = [repr(v) if f.default is MISSING else f"{f.name}={v!r}" for f, v in given if v != f.default]
+    return f"{type(decoder).__name__}({', '.join(told)})"
 
 
 def _travel(plan: TransformPlan) -> str:

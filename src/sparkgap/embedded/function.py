@@ -66,7 +66,8 @@ def udf(
     policy = OnError.of(on_error)
     if policy.policy == "skip" or policy.column is not None:
         raise ConfigurationError(
-            f"A column expression gives one value a row, so on_error cannot be {policy!r}. Use 'raise' or 'null', or transform."
+            f"A column expression gives one value a row, so on_error cannot be {policy!r}. Use 'raise' or 'null', or "
+            "gap.transform."
         )
     spark = _spark.active_session()
     loaded = load(model)
@@ -96,8 +97,8 @@ def _inputs(model: Model, inputs: Any, like: DataFrame | None) -> tuple[Model, t
         return planning.complete(model, planned, lambda: sample_rows(decision, planned))
     if not model.signature.outputs or not all(s.complete for s in model.signature.outputs):
         raise ConfigurationError(
-            "This model does not tell its outputs. Pass like=df, a DataFrame with its input columns, of which one row is tried "
-            "on the driver; or gap.load(model, signature=gap.Signature(inputs=…, outputs=…))."
+            "This model does not tell its outputs. Pass like=df, a DataFrame with its input columns, of which one row is "
+            "tried on the driver; or gap.load(model, signature=gap.Signature(inputs=…, outputs=…))."
         )
     return model, planning.unresolved_inputs(inputs, model.signature)
 

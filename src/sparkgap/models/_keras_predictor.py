@@ -90,10 +90,13 @@ def make_predictor(keras: ModuleType, model: Any, signature: Signature, device: 
     return kinds[keras.backend.backend()](keras, model, signature, device)
 
 
-def device_name(device: str) -> str:
+def device_name(device: str, backend: str) -> str:
     """Translate ``"cuda:1"`` to the ``"gpu:1"`` of Keras."""
     kind, _, number = device.partition(":")
-    return "cpu:0" if kind == "cpu" else f"gpu:{number or 0}"
+    if kind == "cpu":
+        # for PyTorch, "cpu:0" is another device than "cpu": Keras would move its variables there and lose their type
+        return "cpu" if backend == "torch" else "cpu:0"
+    return f"gpu:{number or 0}"
 
 
 class _KerasPredictor(Predictor):
@@ -124,7 +127,7 @@ class _KerasPredictor(Predictor):
         if not self._symbolic:
             return call(**tensors, **self._training())
         struct = getattr(self._model, "_inputs_struct", None)
-        flat = list(tensors.values())
+        flat = [tensors[s.name] for s in self._inputs]  # not the dict's order: JAX sorts the keys of what it traces
         # Sequential models have no struct; a dict is keyed as the model was built
         given = flat[0] if struct is None else self._keras.tree.pack_sequence_as(struct, flat)
         return self._keras.tree.flatten(call(given, training=False))

@@ -82,7 +82,7 @@ class KerasAdapter(ModelAdapter):
         """Load the model on its backend."""
         meta = packed.meta
         keras = import_keras(meta["backend"], runtime)
-        device = device_name(runtime.device)
+        device = device_name(runtime.device, meta["backend"])
         with keras.device(device):
             return make_predictor(keras, _load(keras, path, meta), packed.signature, device)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from sparkgap.tensors.spec import TensorSpec
 
 
-class BadRows(Exception):  # noqa: N818 - control flow inside the library: never reaches a user
+class BadRows(Exception):
     """Some rows of a batch cannot become a tensor.
 
     Args:
@@ -23,7 +23,7 @@ class BadRows(Exception):  # noqa: N818 - control flow inside the library: never
         self.reasons = dict(reasons)
 
 
-class RaggedRows(Exception):  # noqa: N818 - control flow inside the library: never reaches a user
+class RaggedRows(Exception):
     """The rows of a batch have different shapes and the spec allows each of them.
 
     Args:

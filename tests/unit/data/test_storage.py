@@ -229,3 +229,8 @@ class TestDiscover:
 
 def test_hidden() -> None:
     assert [is_hidden(n) for n in ("_x", ".x", "x._COPYING_", "_x=1", "x", "x_")] == [True, True, True, False, False, False]
+
+
+def test_spark_path() -> None:
+    assert storage.spark_path("", "/a b/x%20[1]{2}*?\\ü") == "file:///a b/x%20\\[1\\]\\{2\\}\\*\\?\\\\ü"
+    assert storage.spark_path("s3://b", "b/k*") == "s3://b/k\\*"

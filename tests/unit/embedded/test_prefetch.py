@@ -36,11 +36,10 @@ def test_an_error_reaches_the_consumer_after_the_items_before_it():
         yield 1
         raise ValueError("upstream broke")
 
-    seen = []
-    with pytest.raises(ValueError, match="upstream broke"), Prefetch(source, 4) as items:
-        for item in items:
-            seen.append(item)
-    assert seen == [1]
+    with Prefetch(source, 4) as items:
+        assert next(items) == 1
+        with pytest.raises(ValueError, match="upstream broke"):
+            next(items)
 
 
 def test_leaving_early_stops_the_thread():

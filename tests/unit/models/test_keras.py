@@ -146,10 +146,11 @@ class TestSubclassed(Conformance):
         return direct(source, block["first"])
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("backend", OTHERS)
 def test_all_that_holds_on_another_backend(backend: str) -> None:
     environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
-    chosen = "TestModel or TestFile or TestManyTensors or TestOwnLayer or TestSubclassed or once_a_backend"
+    chosen = "TestModel or TestManyTensors or TestSubclassed or once_a_backend"
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-k", chosen]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -215,7 +216,12 @@ def test_a_file_is_used_in_place_and_its_signature_is_read_in_another_process(tm
     plain().save(path)
     ref = gap.load(path, backend="torch").ref
     assert ref.path == str(path)
-    code = "import sys, sparkgap as gap; print(gap.load(sys.argv[1], backend='torch').ref.signature); assert 'keras' not in sys.modules"
+    code = """
+import sys
+import sparkgap as gap
+print(gap.load(sys.argv[1], backend="torch").ref.signature)
+assert "keras" not in sys.modules
+"""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], env=environment, capture_output=True, text=True, check=False
@@ -242,7 +248,7 @@ def test_another_backend_runs_in_a_process_of_its_own(backend: str, tmp_path: Pa
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="Keras backend 'theano' is not supported.*tensorflow, jax, torch"):
+    with pytest.raises(ConfigurationError, match=r"Keras backend 'theano' is not supported.*tensorflow, jax, torch"):
         gap.load(plain(), backend="theano")
 
 
@@ -263,9 +269,7 @@ def test_a_lambda_needs_trust(suffix: str, tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((4,), name="x"), layers.Lambda(lambda x: x * 2, output_shape=(4,), name="y")])
     path = tmp_path / f"net.{suffix}"
     model.save(path)
-    with pytest.raises(
-        UntrustedModelError, match=r"with Python code in it \(a Lambda layer\), which can run any code.*trust=True"
-    ):
+    with pytest.raises(UntrustedModelError, match=r"with Python code in it \(a Lambda layer\), which can run.*trust=True"):
         gap.load(path)
     ref = gap.load(path, trust=True, backend=BACKEND).ref
     assert ref.format == f"{suffix}-code"
@@ -286,7 +290,7 @@ def test_code_that_the_search_misses_is_refused_by_keras(tmp_path: Path, monkeyp
 def test_a_file_with_classes_of_ones_own_needs_them(tmp_path: Path) -> None:
     path = tmp_path / "net.keras"
     keras.Sequential([keras.Input((4,), name="x"), Scale(name="y")]).save(path)
-    with pytest.raises(ModelFormatError, match=r"has a class Scale that is not part of Keras.*custom_objects=\{'Scale': Scale\}"):
+    with pytest.raises(ModelFormatError, match=r"has a class Scale that is not.*custom_objects=\{'Scale': Scale\}"):
         gap.load(path, backend=BACKEND)
     ref = gap.load(path, custom_objects={"Scale": Scale}, backend=BACKEND).ref
     assert ref.path != str(path)

@@ -178,7 +178,7 @@ def test_an_exit_code_is_told() -> None:
     def leave(x: np.ndarray) -> Any:
         os._exit(3)
 
-    with running(leave) as predictor, pytest.raises(ModelProcessError, match="the function model .* died: exit code 3"):
+    with running(leave) as predictor, pytest.raises(ModelProcessError, match=r"the function model .* died: exit code 3"):
         predictor.predict({"x": np.array([5])})
 
 
@@ -201,7 +201,7 @@ def test_a_model_that_hangs_is_killed_at_its_deadline_and_says_where() -> None:
 def test_errors_of_loading_keep_their_type(tmp_path: Path) -> None:
     ref = gap.load(lambda x: x).ref
     (Path(ref.path) / "function.pkl").unlink()
-    with pytest.raises(RemoteModelError, match="FileNotFoundError: .*function.pkl"):
+    with pytest.raises(RemoteModelError, match=r"FileNotFoundError: .*function\.pkl"):
         ProcessPredictor(ref, Runtime())
     gone = pickle.loads(pickle.dumps(ref))
     object.__setattr__(gone, "path", str(tmp_path / "gone"))

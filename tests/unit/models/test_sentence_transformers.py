@@ -190,7 +190,7 @@ def test_truncated_weights_are_refused_on_the_driver(tmp_path: Path) -> None:
 
 def test_a_folder_without_weights_is_refused_when_opened(tmp_path: Path) -> None:
     shutil.copytree(MINILM, tmp_path / "m", ignore=shutil.ignore_patterns("*.safetensors"))
-    with pytest.raises(ModelFormatError, match="cannot be read as a sentence-transformers model: .*model.safetensors"):
+    with pytest.raises(ModelFormatError, match=r"cannot be read as a sentence-transformers model: .*model\.safetensors"):
         opened(tmp_path / "m")
 
 

@@ -154,9 +154,7 @@ def test_a_signature_is_chosen_by_key(tmp_path: Path) -> None:
     path = saved(tmp_path)
     assert [s.name for s in gap.load(path).signature.inputs] == ["x"]
     assert [s.dtype for s in gap.load(path, signature_key="shout").signature.inputs] == ["str"]
-    with pytest.raises(
-        ConfigurationError, match=r"has no signature 'tell'; it has: (serving_default|shout), .*signature_key="
-    ):
+    with pytest.raises(ConfigurationError, match=r"has no signature 'tell'; it has: .*, .*signature_key="):
         gap.load(path, signature_key="tell")
     net = Net()
     (tmp_path / "only").mkdir()
@@ -199,13 +197,9 @@ class Scaled(tf.Module):  # type: ignore[misc]
 def test_scalar_inputs_are_constants_and_a_fixed_batch_is_told(tmp_path: Path) -> None:
     net = Scaled()
     path = saved(tmp_path, net, serving_default=net.scale)
-    with pytest.raises(
-        ModelFormatError, match=r"Input `twice` .* is a single value without a batch.*constants=\{'twice': value\}"
-    ):
+    with pytest.raises(ModelFormatError, match=r"Input `twice` .* is a single value.*constants=\{'twice': value\}"):
         gap.load(path)
-    with pytest.raises(
-        ConfigurationError, match="constants names thrice; the inputs of signature 'serving_default' are twice, x"
-    ):
+    with pytest.raises(ConfigurationError, match=r"constants names thrice; the inputs of .* are twice, x"):
         gap.load(path, constants={"thrice": 1})
     model = gap.load(path, constants={"twice": True})
     assert model.signature == gap.Signature(

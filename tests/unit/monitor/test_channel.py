@@ -74,10 +74,13 @@ def test_the_token_is_not_shown(hub):
 
 
 def test_adding_up():
-    one = TaskStats(partition=1, rows_in=2, skipped=1, batch_rows=8, seconds={"model": 1.0}, reasons={"a": 1}, examples=["x"])
-    two = TaskStats(partition=0, rows_in=3, batch_rows=4, seconds={"model": 0.5, "read": 2.0}, reasons={"a": 2}, examples=["y"])
+    one = TaskStats(partition=1, rows_in=2, skipped=1, batch_rows=8, seconds={"model": 1.0})
+    one.bad_row("a", "x")
+    two = TaskStats(partition=0, rows_in=3, batch_rows=4, seconds={"model": 0.5, "read": 2.0})
+    two.bad_row("a", "y")
+    two.bad_row("a", "z")
     total = add_up([one, two])
     assert (total.rows_in, total.skipped, total.batch_rows) == (5, 1, 8)
     assert total.seconds == {"model": 1.5, "read": 2.0}
     assert total.reasons == {"a": 3}
-    assert total.examples == ["y", "x"], "in the order of the partitions"
+    assert total.examples == ["y", "z", "x"], "in the order of the partitions"
