@@ -159,8 +159,8 @@ def sample_rows(decision: Decision, inputs: tuple[Input, ...]) -> pa.RecordBatch
     if decision.frame is None:
         raise ConfigurationError("There is neither a DataFrame nor a source to take a sample of.")
     table = _spark.columns(decision.frame, names).limit(planning.SAMPLE_ROWS).toArrow().combine_chunks()
-    chunks = [c.chunk(0) if c.num_chunks else pa.array([], c.type) for c in table.columns]
-    return pa.RecordBatch.from_arrays(chunks, names=list(names))
+    columns = [c.chunk(0) if c.num_chunks else pa.array([], c.type) for c in table.columns]
+    return pa.RecordBatch.from_arrays(columns, names=list(names))
 
 
 def keys_of(keep: tuple[str, ...], types: planning.Types) -> tuple[str, ...]:

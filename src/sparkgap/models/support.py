@@ -13,7 +13,8 @@ Made from the adapters by `python -m sparkgap.models.support > docs/support.md`;
 **Signature**: *read* from the format; *found* by running one row of the data on the driver, or given with `signature=`;
 *given* only. **Trust**: whether loading a file can run code that is in it, so that `trust=True` is needed. **GPU**: whether
 `device=` may be one. **Process**: whether the model takes a Python worker for itself; another such model then gets a child
-process of its own. Every row works with `transform` on both boundaries and with `udf`, on classic Spark and Spark Connect.
+process of its own. No GPU was at hand for the tests so far: what is tested of `device=` is the choice and the errors. Every
+row works with `transform` on both boundaries and with `udf`, on classic Spark and Spark Connect.
 
 | framework | install | source | format | signature | trust | GPU | process |
 |---|---|---|---|---|---|---|---|
