@@ -27,7 +27,6 @@ from sparkgap.monitor import channel
 from sparkgap.monitor.stats import TaskStats
 
 T = TypeVar("T")
-_READ_ROWS = 8192
 _TRACEBACK_LINES = 30
 
 
@@ -90,9 +89,19 @@ def _from_spark(batches: Iterator[pa.RecordBatch], plan: TransformPlan, partitio
 
 
 def _from_files(plan: TransformPlan, source: Source, splits: Sequence[Split]) -> Iterator[Chunk]:
-    rows = plan.batching.size or _READ_ROWS
     for split in splits:
-        yield from source.read(split, columns=plan.columns, rows=max(rows, _READ_ROWS))
+        yield from source.read(split, columns=plan.columns, rows=_read_rows(plan, split))
+
+
+def _read_rows(plan: TransformPlan, split: Split) -> int:
+    """Rows of a read: whole batches, so that none is put together of two, and not many more bytes than one batch.
+
+    Measured: chunks of 25 MB that go through memory cost 1.4 times the processor time of chunks of 3 to 6 MB.
+    """
+    stored = split.nbytes // split.rows if split.rows else 0
+    rows = auto_size(max(_input_bytes(plan) or 0, stored))
+    size = plan.batching.size
+    return rows if size is None else size * max(1, rows // size)
 
 
 def _run(plan: TransformPlan, stats: TaskStats, chunks: Callable[[], Iterator[Chunk]]) -> Iterator[pa.RecordBatch]:
@@ -128,15 +137,23 @@ def _batch_size(plan: TransformPlan, first: Chunk) -> int:
     fixed = plan.signature.batch
     if plan.batching.size is not None:
         return plan.batching.size
-    specs = [i.spec for i in plan.inputs]
-    if all(s.fixed and s.dtype not in ("str", "bytes") for s in specs):
-        size = auto_size(sum(_row_bytes(s.shape or (), s.dtype or "float32") for s in specs))
+    known = _input_bytes(plan)
+    if known is not None:
+        size = auto_size(known)
     else:
         names = list({c for i in plan.inputs for c in i.decoder.columns})
         size = auto_size(first.batch.select(names).nbytes // max(1, first.batch.num_rows))
         # The work on a text or a ragged row is not told by its bytes: keep batches short enough to watch.
         size = min(size, 1024)
     return size if fixed is None else max(fixed, size // fixed * fixed)
+
+
+def _input_bytes(plan: TransformPlan) -> int | None:
+    """Return the bytes of one row of input tensors; None where rows differ, or are text."""
+    specs = [i.spec for i in plan.inputs]
+    if not all(s.fixed and s.dtype not in ("str", "bytes") for s in specs):
+        return None
+    return sum(_row_bytes(s.shape or (), s.dtype or "float32") for s in specs)
 
 
 def _row_bytes(shape: Sequence[int | None], dtype: str) -> int:

@@ -82,6 +82,19 @@ def test_evaluate(expr: Expr, rows: list[tuple[Any, ...]]) -> None:
     assert got.to_pylist() == [expected(expr, dict(zip("fis", row, strict=True))) for row in rows]
 
 
+EVERY = [None, NAN, -math.inf, -1.5, -0.0, 0.0, 2.0, math.inf]
+
+
+@pytest.mark.parametrize("op", filters.OPERATORS)
+@pytest.mark.parametrize("value", EVERY[1:])
+def test_floats(op: str, value: float) -> None:
+    for kind in (pa.float32(), pa.float64()):
+        got = filters.evaluate(Compare(op, "f", value), {"f": pa.array(EVERY, kind)}, len(EVERY))
+        assert got.to_pylist() == [None if v is None else compare(op, v, value) for v in EVERY]
+        got = filters.evaluate(In("f", (value, 5.0)), {"f": pa.array(EVERY, kind)}, len(EVERY))
+        assert got.to_pylist() == [None if v is None else compare("=", v, value) for v in EVERY]
+
+
 @settings(deadline=None)
 @given(EXPRS, ROWS, st.booleans())
 def test_possible_never_rules_out_a_row(expr: Expr, rows: list[tuple[Any, ...]], wanted: bool) -> None:
@@ -119,13 +132,14 @@ def bounds(values: list[Any]) -> Bounds:
         (Compare("=", "other", 1), True),
         (Compare("=", "i", 1.5), True),
         (Compare(">", "f", 9.0), True),
+        (Compare("!=", "g", 2.0), True),
         (Compare("<", "f", 1.0), False),
         (Compare("=", "f", NAN), True),
         (Not(Compare("<=", "f", 9.0)), True),
     ],
 )
 def test_possible(expr: Expr, result: bool) -> None:
-    there = {"i": Bounds(1, 3, nulls=False), "f": Bounds(1.0, 3.0)}
+    there = {"i": Bounds(1, 3, nulls=False), "f": Bounds(1.0, 3.0), "g": Bounds(2.0, 2.0)}
     assert filters.possible(expr, lambda name: there.get(name, Bounds())) is result
 
 
