@@ -24,14 +24,15 @@ def active_session() -> SparkSession:
     Raises:
         SessionError: there is none.
     """
+    from pyspark.errors import PySparkRuntimeError
     from pyspark.sql import SparkSession
 
-    found = SparkSession.getActiveSession()
-    if found is None:
+    try:
+        return SparkSession.active()  # unlike getActiveSession, also in threads that did not start it
+    except PySparkRuntimeError as error:
         raise SessionError(
             "There is no active Spark session. Start one with gap.session(), or with SparkSession.builder."
-        )
-    return found
+        ) from error
 
 
 def is_connect(spark: SparkSession) -> bool:

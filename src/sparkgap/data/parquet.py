@@ -88,6 +88,11 @@ class FileSource(Source):
             yield from read_part(self.table, part, stored, columns, self.where, rows)
 
     def to_df(self, spark: SparkSession) -> DataFrame:
+        """Return the same rows read by Spark itself.
+
+        Known exception: Spark skips row groups by statistics that other writers make without NaN, so a comparison of a
+        float column may lose rows with NaN there (and -0.0 where it compares with zero), which `read` gives.
+        """
         catalog = self._on_driver()
         if catalog.frame is not None:
             return catalog.frame

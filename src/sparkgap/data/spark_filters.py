@@ -1,7 +1,8 @@
 """Filters of Spark's optimized plans, as JSON -> `filters.Expr`, where both mean the same. Pure.
 
 Float columns: Spark also asks the statistics and dictionaries of row groups, which tell 0.0 from -0.0 and may not know
-NaN. So comparisons with zero and with NaN are left to Spark.
+NaN (seen with Spark 4.3: `x = 0.0` finds no -0.0, unless its push-down of filters is off). So comparisons with zero and
+with NaN are left to Spark.
 """
 
 from __future__ import annotations

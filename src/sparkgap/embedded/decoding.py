@@ -104,9 +104,7 @@ def _by_shape(data: pa.RecordBatch, good: np.ndarray, inputs: Sequence[Input]) -
     pieces = []
     for numbers in groups.values():
         part = rows.take(pa.array(numbers))
-        pieces.append(
-            Piece(good[numbers], {i.spec.name: i.decoder.decode(part, i.spec) for i in inputs}, len(numbers))
-        )
+        pieces.append(Piece(good[numbers], {i.spec.name: i.decoder.decode(part, i.spec) for i in inputs}, len(numbers)))
     return pieces
 
 

@@ -120,8 +120,7 @@ def _pad(array: np.ndarray, rows: int) -> np.ndarray:
 def _checked(given: Block, spec: TensorSpec, rows: int) -> np.ndarray:
     if spec.name not in given:
         raise ModelOutputError(
-            f"The model gave no output `{spec.name}`; it gave {', '.join(given) or 'nothing'}. Name its outputs in "
-            "outputs=…."
+            f"The model gave no output `{spec.name}`; it gave {', '.join(given) or 'nothing'}. Name its outputs in outputs=…."
         )
     array = np.asarray(given[spec.name])
     shape = spec.shape or ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import socket
 import time
@@ -190,6 +191,8 @@ def _scorer(plan: TransformPlan, stats: TaskStats) -> Scorer:
         before = models.loads
         predictor = _open(plan, stats.partition)
         stats.model_loads += models.loads - before
+        if models.loads > before:
+            _set_apart()
     return Scorer(
         predictor,
         tuple(o.spec for o in plan.outputs),
@@ -197,6 +200,17 @@ def _scorer(plan: TransformPlan, stats: TaskStats) -> Scorer:
         stop_at_first=plan.on_error.policy == "raise",
         stats=stats,
     )
+
+
+def _set_apart() -> None:
+    """Keep the objects of a framework and its model out of garbage collections from now on.
+
+    Spark's daemon collects after every task of a reused worker. Measured: 0.1 s with PyTorch loaded, 0.25 s with
+    sentence-transformers, and nothing after this. What was set apart before and is garbage by now goes first.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _open(plan: TransformPlan, partition: int) -> Predictor:

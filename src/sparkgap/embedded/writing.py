@@ -16,9 +16,7 @@ JOIN_ROWS = 4096
 JOIN_BYTES = 4 << 20
 
 
-def assemble(
-    plan: TransformPlan, data: pa.RecordBatch, scored: Sequence[Scored], bad: Mapping[int, BadRow]
-) -> pa.RecordBatch:
+def assemble(plan: TransformPlan, data: pa.RecordBatch, scored: Sequence[Scored], bad: Mapping[int, BadRow]) -> pa.RecordBatch:
     """Make the result of one batch: kept columns, output columns, and the error column where one is wanted."""
     drop = plan.on_error.policy == "skip" and bool(bad)
     good = np.setdiff1d(np.arange(data.num_rows), np.fromiter(bad, dtype=np.int64, count=len(bad))) if drop else None

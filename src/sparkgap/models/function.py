@@ -25,9 +25,7 @@ class FunctionAdapter(ModelAdapter):
     name: ClassVar[str] = "function"
     title: ClassVar[str] = "Python function"
     extra: ClassVar[str] = ""
-    formats: ClassVar[tuple[Format, ...]] = (
-        Format("callable", "function or callable object on ndarrays", "found"),
-    )
+    formats: ClassVar[tuple[Format, ...]] = (Format("callable", "function or callable object on ndarrays", "found"),)
 
     def match(self, source: Any) -> str | None:
         """Take anything callable."""

@@ -106,9 +106,7 @@ def load(
     unknown = sorted(set(options) - set(chosen.options))
     if unknown:
         known = "; ".join(f"{k}: {v}" for k, v in chosen.options.items()) or "none"
-        raise ConfigurationError(
-            f"{chosen.title} has no option {', '.join(map(repr, unknown))}. Its options are: {known}."
-        )
+        raise ConfigurationError(f"{chosen.title} has no option {', '.join(map(repr, unknown))}. Its options are: {known}.")
     ref = bundle.write(chosen, source, options)
     model = Model(ref, Signature.from_json(ref.signature))
     return model if signature is None else model.with_signature(_complete(signature, model.signature))

@@ -30,9 +30,7 @@ def name_outputs(result: Any, names: Sequence[str] = ()) -> dict[str, Any]:
             )
         named = dict(zip(given, result, strict=True))
     elif result is None:
-        raise ModelOutputError(
-            "The model returned None. Return an array, a sequence of arrays, or a dict of named arrays."
-        )
+        raise ModelOutputError("The model returned None. Return an array, a sequence of arrays, or a dict of named arrays.")
     else:
         named = {names[0] if len(names) == 1 else "output": result}
     if not named:

@@ -86,9 +86,7 @@ def recognise(source: Any) -> tuple[ModelAdapter, str]:
 def _unknown(source: Any) -> str:
     kind = type(source)
     what = f"{str(source)!r}" if hasattr(source, "__fspath__") else f"a {kind.__module__}.{kind.__qualname__}"
-    taken = "; ".join(
-        f"{a.title}: {', '.join(f.source for f in a.formats)}" for a in adapters().values()
-    )
+    taken = "; ".join(f"{a.title}: {', '.join(f.source for f in a.formats)}" for a in adapters().values())
     return (
         f"No adapter recognises {what} as a model. Taken are — {taken}. Pass one of these, name the adapter "
         "with adapter=…, or wrap the model in a plain function whose parameters name its inputs."

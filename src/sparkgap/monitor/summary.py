@@ -77,9 +77,7 @@ class RunSummary:
             lines += [f"  e.g. {example}" for example in t.examples]
         if t.halvings:
             lines.append(f"out of memory: batches were halved {t.halvings} times; use a smaller batch_size")
-        lines += [
-            f"{t.seconds[phase]:8.2f} s  {phase:8} {text}" for phase, text in PHASES.items() if phase in t.seconds
-        ]
+        lines += [f"{t.seconds[phase]:8.2f} s  {phase:8} {text}" for phase, text in PHASES.items() if phase in t.seconds]
         return "\n".join(lines)
 
 

@@ -129,9 +129,7 @@ class Signature:
 
     def to_json(self) -> str:
         """Return the signature as JSON text."""
-        return json.dumps(
-            {"inputs": _to_list(self.inputs), "outputs": _to_list(self.outputs), "batch": self.batch}
-        )
+        return json.dumps({"inputs": _to_list(self.inputs), "outputs": _to_list(self.outputs), "batch": self.batch})
 
     @classmethod
     def from_json(cls, text: str) -> Signature:
@@ -150,12 +148,8 @@ class Signature:
 
 
 def _to_list(specs: Iterable[TensorSpec]) -> list[dict[str, Any]]:
-    return [
-        {"name": s.name, "dtype": s.dtype, "shape": None if s.shape is None else list(s.shape)} for s in specs
-    ]
+    return [{"name": s.name, "dtype": s.dtype, "shape": None if s.shape is None else list(s.shape)} for s in specs]
 
 
 def _from_list(raw: Iterable[Mapping[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(r["name"], r["dtype"], None if r["shape"] is None else tuple(r["shape"])) for r in raw
-    )
+    return tuple(TensorSpec(r["name"], r["dtype"], None if r["shape"] is None else tuple(r["shape"])) for r in raw)
