@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -191,7 +192,7 @@ def _frame(plan: TransformPlan, decision: Decision, spark: SparkSession) -> Data
 def _files_frame(plan: TransformPlan, source: Source, kept: list[Any], spark: SparkSession) -> DataFrame:
     from pyspark.sql.types import StructType
 
-    splits = source.splits(tasks=_spark.slots(spark))
+    splits = [pickle.dumps(split) for split in source.splits(tasks=_spark.slots(spark))]
     tasks = max(1, len(splits))
     numbers = spark.range(0, len(splits), 1, tasks)
     schema = StructType([*kept, *_new_fields(plan)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import pickle
 import socket
 import time
 import traceback
@@ -38,12 +39,15 @@ def run_rows(plan: TransformPlan, batches: Iterator[pa.RecordBatch]) -> Iterator
 
 
 def run_files(
-    plan: TransformPlan, source: Source, splits: Sequence[Split], batches: Iterator[pa.RecordBatch]
+    plan: TransformPlan, source: Source, splits: Sequence[bytes], batches: Iterator[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Run a plan on the files that this task reads by itself; Spark sends only the numbers of its splits."""
+    """Run a plan on the files that this task reads by itself; Spark sends only the numbers of its splits.
+
+    Each split is pickled by itself, so that a task opens its own and not those of all tasks.
+    """
     stats = _start()
     numbers = [n for batch in batches for n in batch.column(0).to_pylist()]
-    return _run(plan, stats, lambda: _from_files(plan, source, [splits[n] for n in numbers]))
+    return _run(plan, stats, lambda: _from_files(plan, source, [pickle.loads(splits[n]) for n in numbers]))
 
 
 def run_columns(plan: TransformPlan, columns: Iterator[Any]) -> Iterator[pa.Array]:
