@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 test: test-unit test-classic test-connect test-cluster
 
 test-unit: $(VENV)/.dev
-	$(RUN) -m pytest tests/unit
+	$(RUN) -m pytest tests/unit --numprocesses 2 --dist loadgroup
 
 test-classic: $(VENV)/.dev
 	$(RUN) -m pytest tests/spark --spark classic
