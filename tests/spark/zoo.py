@@ -30,6 +30,7 @@ class Case:
     expected: dict[str, np.ndarray]
     options: dict[str, Any] = field(default_factory=dict)
     inputs: Any = None
+    outputs: Any = None
     tolerance: float = 1e-6
 
 
@@ -291,7 +292,8 @@ def _saved_model_v1(folder: Path) -> dict[str, Any]:
         one = meta.signature_def["serving_default"]
         (given,) = one.inputs.values()
         note = session.run(one.outputs["note"].name, {given.name: arrays["wave"][:3]})
-    return {"source": str(path), "options": {}, "arrays": arrays, "output": np.stack([note[i % 3] for i in range(ROWS)])}
+    output = np.stack([note[i % 3] for i in range(ROWS)])
+    return {"source": str(path), "options": {}, "arrays": arrays, "output": output, "outputs": {"note": "out"}}
 
 
 _APART: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -320,13 +322,14 @@ def make(name: str, folder: Path) -> Case:
     arrays = dict(np.load(folder / "case.npz"))
     output = arrays.pop("__output__")
     data = table(**arrays)
-    return Case(folder / meta["source"], data, {"out": output}, meta["options"], dict.fromkeys(arrays) and list(arrays))
+    outputs = meta["outputs"] or ["out"]
+    return Case(folder / meta["source"], data, {"out": output}, meta["options"], list(arrays), outputs)
 
 
 def _main(name: str, folder: Path) -> None:
     made = _APART[name](folder)
     np.savez(folder / "case.npz", __output__=made["output"], **made["arrays"])
-    (folder / "case.json").write_text(json.dumps({"source": made["source"], "options": made["options"]}))
+    (folder / "case.json").write_text(json.dumps({key: made.get(key) for key in ("source", "options", "outputs")}))
 
 
 if __name__ == "__main__":
