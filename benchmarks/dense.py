@@ -23,8 +23,10 @@ def network() -> Any:
     """Return the network 784-128-10, the same one in every process."""
     import torch
 
-    torch.manual_seed(7)
     layers = torch.nn.Sequential(torch.nn.Linear(WIDTH, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
+    random = torch.Generator().manual_seed(7)  # a generator of its own: Daft makes networks in several threads at once
+    for values in layers.parameters():
+        torch.nn.init.normal_(values, std=0.05, generator=random)
     return layers.eval()
 
 

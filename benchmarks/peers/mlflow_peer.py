@@ -18,17 +18,17 @@ from benchmarks.peers.serve import serve
 
 
 class Network(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """The network behind MLflow's interface: a pandas frame in, one list a row out."""
+    """The network behind MLflow's interface: a pandas frame in, a matrix out."""
 
     def load_context(self, context: Any) -> None:
         """Load the network."""
         self._score = scorer()
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.Series:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> np.ndarray:
         """Score one Arrow batch, in slices of the batch size."""
-        x = np.vstack(model_input["x"]).astype(np.float32, copy=False).reshape(-1, WIDTH)
+        x = np.vstack(model_input.iloc[:, 0]).astype(np.float32, copy=False).reshape(-1, WIDTH)
         parts = [self._score(x[start : start + BATCH]) for start in range(0, len(x), BATCH)]
-        return pd.Series(list(np.concatenate(parts)))
+        return np.concatenate(parts)
 
 
 def main() -> None:

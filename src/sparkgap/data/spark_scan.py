@@ -103,7 +103,7 @@ def _recognise(df: DataFrame) -> FileSource:
 
 def _scan(leaf: _catalyst.Node) -> Scan:
     if leaf.kind != _catalyst.RELATION:
-        raise NotSame(f"its rows come from {leaf.kind.rpartition('.')[2]}, which only Spark can do")
+        raise NotSame(f"its rows come from the step {leaf.kind.rpartition('.')[2]}, which only Spark can run")
     found = _catalyst.scan(leaf)
     if found is None:
         raise NotSame("it is not a scan of files")
