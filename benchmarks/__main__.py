@@ -17,7 +17,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"which of {', '.join(NAMES)}; default all")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count, after one that warms up")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count, after those that warm up")
     parser.add_argument("--rows-scale", type=float, default=1.0, help="1.0 is the size that the claims are about")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a claim is missed")
@@ -32,9 +32,8 @@ def main() -> int:
     """Run what the command line asks for."""
     given = arguments()
     settings = Settings(given.repeats, given.rows_scale)
-    print(facts(PACKAGES), flush=True)  # before `settle`: the machine's cores, not ours
+    print(facts(PACKAGES) + "\n", flush=True)  # before `settle`: the machine's cores, not ours
     settle()
-    print(f"- median of {settings.repeats} interleaved rounds after one that warms up\n", flush=True)
     results: list[Result] = []
     for name in given.names or NAMES:
         results.append(importlib.import_module(f"benchmarks.{name}").run(settings))

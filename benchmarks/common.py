@@ -1,18 +1,18 @@
 """What the benchmarks share: the session, the limit, interleaved rounds, the table.
 
-A round runs every contender once, in turn, so that whatever slows the machine down slows all of them. One round
-warms up; the figures are medians over the others, with the slowest and the fastest round.
+A round runs every contender once, in turn, so that whatever slows the machine down slows all of them. The first rounds
+warm up: Spark's JVM compiles for the first ten to twenty jobs, which matters where a job is as short as a second. The
+figures are medians over the other rounds, with the slowest and the fastest one.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -30,8 +29,6 @@ CORES = 2
 UDF, ARROW, ROWS, FILES, AUTO, LIMIT = (
     "predict_batch_udf", "mapInArrow by hand", "sparkgap rows", "sparkgap files", "sparkgap auto", "the limit",
 )  # fmt: skip
-
-Score = Callable[[Any], Iterable[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
@@ -89,6 +86,7 @@ class Result:
     rows: int
     unit: str
     claims: Sequence[Claim]
+    warm_up: int = 1
     seconds: dict[str, list[float]] = field(default_factory=dict)
     difference: dict[str, float] = field(default_factory=dict)
 
@@ -104,7 +102,9 @@ class Result:
         """Return a Markdown table and one line for each claim."""
         over = [n for n in (UDF, LIMIT) if n in self.seconds]
         head = ["contender", f"{self.unit}/s", "slowest - fastest", *(f"x {n}" for n in over), "max abs difference"]
-        lines = [f"## {self.title}", "", _line(head), _line(["---", *["---:"] * (len(head) - 1)])]
+        rounds = len(next(iter(self.seconds.values())))
+        lines = [f"## {self.title}", "", f"Median of {rounds} rounds, after {self.warm_up} that warm up.", ""]
+        lines += [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
         for name, seconds in self.seconds.items():
             spread = f"{self.rows / max(seconds):,.0f} - {self.rows / min(seconds):,.0f}"
             ratios = [f"{self.rate(name) / self.rate(n):.2f}" for n in over]
@@ -138,11 +138,11 @@ def measure(result: Result, contenders: Sequence[Contender], settings: Settings,
         result.difference[c.name] = worst = float(np.abs(got[1] - expected[1]).max())
         if not worst <= tolerance:
             raise RuntimeError(f"{c.name} is off by {worst:.1e} from {contenders[-1].name}; {tolerance:.0e} is allowed.")
-    for number in range(settings.repeats + 1):
+    for number in range(-result.warm_up, settings.repeats):
         for c in contenders:
             start = time.perf_counter()
             c.run()
-            if number:
+            if number >= 0:
                 result.seconds.setdefault(c.name, []).append(time.perf_counter() - start)
     return result
 
@@ -180,80 +180,6 @@ def spark_contender(name: str, frame: DataFrame) -> Contender:
     return Contender(name, lambda: frame.write.format("noop").mode("overwrite").save(), frame.toArrow)
 
 
-class Limit:
-    """What no library can beat: plain warm processes, one framework thread each, no Spark.
-
-    Args:
-        opener: called once in each process, loads the model and returns what scores one job.
-        jobs: pieces of the work, taken one by one by whichever process is free.
-    """
-
-    def __init__(self, opener: Callable[[], Score], jobs: Sequence[Any]) -> None:
-        self._jobs = jobs
-        self._pool = multiprocessing.get_context("spawn").Pool(CORES, _open, (opener,))
-
-    def contender(self) -> Contender:
-        """Return it as a contender."""
-        return Contender(LIMIT, self._run, self._answer)
-
-    def _run(self) -> None:
-        for _ in self._pool.imap_unordered(_count, self._jobs):
-            pass
-
-    def _answer(self) -> pa.Table:
-        return pa.Table.from_batches([b for part in self._pool.imap(_batches, self._jobs) for b in part])
-
-    def close(self) -> None:
-        """End the processes."""
-        self._pool.close()
-        self._pool.join()
-
-
-_score: Score
-
-
-def _open(opener: Callable[[], Score]) -> None:
-    global _score
-    one_thread()
-    _score = opener()
-
-
-def _count(job: Any) -> int:
-    return sum(batch.num_rows for batch in _score(job))
-
-
-def _batches(job: Any) -> list[pa.RecordBatch]:
-    return list(_score(job))
-
-
-def one_thread() -> None:
-    """Give Arrow and torch one thread in this process."""
-    import torch
-
-    torch.set_num_threads(1)
-    pa.set_cpu_count(1)
-
-
-def row_groups(folder: Path) -> list[tuple[str, int]]:
-    """Return all (file, number of the row group) of a folder."""
-    files = sorted(str(p) for p in folder.glob("*.parquet"))
-    return [(f, n) for f in files for n in range(pq.ParquetFile(f).num_row_groups)]
-
-
-def read_group(job: tuple[str, int], rows: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Read one row group in batches of `rows` rows."""
-    # A small buffer in place of the whole row group: measured to be the faster way on local files.
-    with pq.ParquetFile(job[0], pre_buffer=False, buffer_size=256 << 10) as file:
-        yield from file.iter_batches(rows, row_groups=[job[1]], columns=list(columns), use_threads=False)
-
-
-def lists(values: np.ndarray) -> pa.Array:
-    """Return a matrix as an Arrow list column, without copying."""
-    rows, width = values.shape
-    offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.reshape(-1)))
-
-
 def facts(packages: Sequence[str]) -> str:
     """Describe the machine and the versions, as Markdown."""
     from sparkgap._machine import detect
@@ -278,5 +204,3 @@ def _cpuinfo() -> list[str]:
 def write_json(path: Path, results: Sequence[Result]) -> None:
     """Write the figures of several benchmarks to one file."""
     path.write_text(json.dumps([r.json() for r in results], indent=1) + "\n")
-
-

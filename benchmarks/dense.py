@@ -11,12 +11,30 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.common import (
-    ARROW, AUTO, FILES, LIMIT, ROWS, UDF, Claim, Contender, Limit, Result, Score, Settings, lists, measure, one_thread, read_group,
-    row_groups, session, spark_contender,
-)  # fmt: skip
+    ARROW,
+    AUTO,
+    FILES,
+    LIMIT,
+    ROWS,
+    UDF,
+    Claim,
+    Contender,
+    Result,
+    Settings,
+    measure,
+    session,
+    spark_contender,
+)
+from benchmarks.limit import Limit, Score, lists, one_thread, read_group, row_groups
 
 FULL_ROWS, WIDTH, PARTS, BATCH = 200_000, 784, 8, 1024
-CLAIMS = (Claim(ROWS, UDF, 1.7), Claim(FILES, UDF, 3.5), Claim(AUTO, UDF, 3.5), Claim(FILES, LIMIT, 0.9), Claim(AUTO, LIMIT, 0.9))
+CLAIMS = (
+    Claim(ROWS, UDF, 1.7),
+    Claim(FILES, UDF, 3.5),
+    Claim(AUTO, UDF, 3.5),
+    Claim(FILES, LIMIT, 0.9),
+    Claim(AUTO, LIMIT, 0.9),
+)
 
 
 def network() -> Any:
@@ -43,7 +61,8 @@ def scorer() -> Callable[[np.ndarray], np.ndarray]:
 
     def score(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return net(torch.from_numpy(x)).numpy()
+            y: np.ndarray = net(torch.from_numpy(x)).numpy()
+        return y
 
     return score
 
@@ -90,15 +109,11 @@ def run(settings: Settings, peers: Callable[[Path], Sequence[Contender]] | None 
     folder = settings.data("dense", rows, lambda path: make(path, rows))
     spark = session()
     table = spark.read.parquet(str(folder))
-    udf = predict_batch_udf(
-        scorer, return_type=ArrayType(FloatType()), batch_size=BATCH, input_tensor_shapes=[[WIDTH]]
-    )
+    udf = predict_batch_udf(scorer, return_type=ArrayType(FloatType()), batch_size=BATCH, input_tensor_shapes=[[WIDTH]])
     model = gap.load(network())
 
     def ours(data: Any, boundary: str) -> Any:
-        return gap.transform(
-            data, model, inputs=["x"], outputs=["y"], keep=["key"], batch_size=BATCH, boundary=boundary
-        )
+        return gap.transform(data, model, inputs=["x"], outputs=["y"], keep=["key"], batch_size=BATCH, boundary=boundary)
 
     limit = Limit(plain, row_groups(folder))
     contenders = [
@@ -112,6 +127,6 @@ def run(settings: Settings, peers: Callable[[Path], Sequence[Contender]] | None 
     ]
     title = f"(a) {rows:,} rows x {WIDTH} float32, network {WIDTH}-128-10 (torch), batches of {BATCH}"
     try:
-        return measure(Result(title, rows, "rows", CLAIMS), contenders, settings, 1e-5)
+        return measure(Result(title, rows, "rows", CLAIMS, warm_up=4), contenders, settings, 1e-5)
     finally:
         limit.close()

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.common import (
-    ARROW, CORES, FILES, LIMIT, UDF, Claim, Limit, Result, Score, Settings, lists, measure, one_thread, session,
-    spark_contender,
-)  # fmt: skip
+from benchmarks.common import ARROW, FILES, LIMIT, UDF, Claim, Result, Settings, measure, session, spark_contender
+from benchmarks.limit import Limit, Score, lists, one_thread
 
 FULL_ROWS, BATCH, SIZE, CLASSES = 1000, 16, 128, 1000
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
@@ -69,7 +67,8 @@ def scorer() -> Callable[[Sequence[bytes]], np.ndarray]:
             np.multiply(pixels(content), factor, out=target)
             np.add(target, shift, out=target)
         with torch.inference_mode():
-            return net(torch.from_numpy(x)).numpy()
+            y: np.ndarray = net(torch.from_numpy(x)).numpy()
+        return y
 
     return score
 

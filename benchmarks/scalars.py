@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.common import (
-    ARROW, AUTO, FILES, LIMIT, ROWS, UDF, Claim, Limit, Result, Score, Settings, measure, one_thread, read_group,
-    row_groups, session, spark_contender,
-)  # fmt: skip
+from benchmarks.common import ARROW, AUTO, FILES, ROWS, UDF, Claim, Result, Settings, measure, session, spark_contender
+from benchmarks.limit import Limit, Score, one_thread, read_group, row_groups
 
 FULL_ROWS, PARTS, BATCH = 2_000_000, 8, 8192
 COLUMNS = [f"c{n:02}" for n in range(20)]
@@ -111,10 +109,8 @@ def run(settings: Settings) -> Result:
         spark_contender(AUTO, ours(table, "auto")),
         limit.contender(),
     ]
-    title = (
-        f"(d) {rows:,} rows x {len(COLUMNS)} double columns, {TREES} trees of depth {DEPTH} (XGBoost), batches of {BATCH}"
-    )
+    title = f"(d) {rows:,} rows x {len(COLUMNS)} double columns, {TREES} trees of depth {DEPTH} (XGBoost), batches of {BATCH}"
     try:
-        return measure(Result(title, rows, "rows", CLAIMS), contenders, settings, 1e-5)
+        return measure(Result(title, rows, "rows", CLAIMS, warm_up=4), contenders, settings, 1e-5)
     finally:
         limit.close()

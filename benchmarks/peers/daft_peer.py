@@ -8,8 +8,8 @@ import daft
 import pyarrow as pa
 from daft import DataType, Series
 
-from benchmarks.common import lists
 from benchmarks.dense import BATCH, WIDTH, scorer
+from benchmarks.limit import lists
 from benchmarks.peers.serve import serve
 
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from benchmarks.common import CORES, lists
+from benchmarks.common import CORES
 from benchmarks.dense import BATCH, WIDTH, scorer
+from benchmarks.limit import lists
 from benchmarks.peers.serve import serve
 
 
