@@ -103,7 +103,7 @@ def transform(
         inputs=planned,
         outputs=results,
         keep=kept,
-        keys=keys_of(kept, types),
+        keys=_keys(kept, types),
         batching=fixed(batching, loaded),
         on_error=policy,
         device=device,
@@ -164,7 +164,7 @@ def sample_rows(decision: Decision, inputs: tuple[Input, ...]) -> pa.RecordBatch
     return pa.RecordBatch.from_arrays(columns, names=list(names))
 
 
-def keys_of(keep: tuple[str, ...], types: planning.Types) -> tuple[str, ...]:
+def _keys(keep: tuple[str, ...], types: planning.Types) -> tuple[str, ...]:
     """Pick the kept columns that name a row in messages: the first few integers, strings and dates."""
     named = [n for n in keep if (kind := types[n]) is not None and any(test(kind) for test in _KEY_TYPES)]
     return tuple(named[:_MAX_KEYS])

@@ -11,7 +11,7 @@ import pyarrow as pa
 from sparkgap import _spark
 from sparkgap._errors import ConfigurationError
 from sparkgap.embedded import planning
-from sparkgap.embedded.api import check_batch, fixed, keys_of, output_type, sample_rows, shipped
+from sparkgap.embedded.api import check_batch, fixed, output_type, sample_rows, shipped
 from sparkgap.embedded.boundary import Decision
 from sparkgap.embedded.options import Batching, OnError
 from sparkgap.embedded.plan import Input, Output, TransformPlan
@@ -81,7 +81,7 @@ def udf(
         inputs=planned,
         outputs=results,
         keep=(),
-        keys=keys_of((), {}),
+        keys=(),
         batching=fixed(batching, loaded),
         on_error=policy,
         device=device,
