@@ -1,8 +1,9 @@
 """What the benchmarks share: the session, the limit, interleaved rounds, the table.
 
-A round runs every contender once, in turn, so that whatever slows the machine down slows all of them. The first rounds
-warm up: Spark's JVM compiles for the first ten to twenty jobs, which matters where a job is as short as a second. The
-figures are medians over the other rounds, with the slowest and the fastest one.
+A round runs every contender once, in an order drawn by lot, so that whatever slows the machine down slows all of them,
+and none always works in the wake of the same other (the JVM collects the garbage of a job after its end). The first
+rounds warm up: Spark's JVM compiles for the first ten to twenty jobs, which matters where a job is as short as a second.
+The figures are medians over the other rounds, with the slowest and the fastest one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -139,7 +141,7 @@ def measure(result: Result, contenders: Sequence[Contender], settings: Settings,
         if not worst <= tolerance:
             raise RuntimeError(f"{c.name} is off by {worst:.1e} from {contenders[-1].name}; {tolerance:.0e} is allowed.")
     for number in range(-result.warm_up, settings.repeats):
-        for c in contenders:
+        for c in random.Random(number).sample(contenders, len(contenders)):
             start = time.perf_counter()
             c.run()
             if number >= 0:

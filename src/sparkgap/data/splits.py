@@ -19,9 +19,9 @@ OPEN_COST = 64 << 10
 """What opening a file costs, in bytes read: so that ten thousand tiny files are not one task."""
 MIN_CUT_ROWS = 128
 """A row group is not cut into pieces of fewer rows."""
-WAVES = 4
+WAVES = 8
 """Splits a task slot, where there are so many units: a slot that is done early takes the next one. Measured with two
-slots: 1.13 x the throughput of one split each, as the cores of a machine are never equally fast; a task more costs 10 ms."""
+slots: up to 1.13 x the throughput of one split each, as cores are never equally fast; a task more costs about 10 ms."""
 
 
 @dataclass(frozen=True)
