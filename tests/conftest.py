@@ -40,15 +40,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Bundles of the tests go to a folder of their own, which executors inherit."""
-    before = os.environ.get("SPARKGAP_CACHE")
-    os.environ["SPARKGAP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["SPARKGAP_CACHE"]
-    else:
-        os.environ["SPARKGAP_CACHE"] = before
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Bundles and runs of the tests go to folders of their own, which executors inherit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARKGAP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("SPARKGAP_RUNS", str(tmp_path_factory.mktemp("runs")))
+        yield
 
 
 @pytest.fixture(scope="session")

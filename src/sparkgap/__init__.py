@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sparkgap.embedded.function import udf
     from sparkgap.embedded.options import Batching, OnError
     from sparkgap.models.model import Model, load
+    from sparkgap.monitor.records import runs
+    from sparkgap.monitor.reporting import report, show
     from sparkgap.monitor.summary import summary
     from sparkgap.tensors.columns import Column, Raw, Stack
     from sparkgap.tensors.image import image
@@ -66,7 +68,10 @@ _HOME = {
     "image": "tensors.image",
     "images": "data.image_files",
     "load": "models.model",
+    "report": "monitor.reporting",
+    "runs": "monitor.records",
     "session": "_session",
+    "show": "monitor.reporting",
     "summary": "monitor.summary",
     "transform": "embedded.api",
     "udf": "embedded.function",
@@ -99,7 +104,10 @@ __all__ = [
     "image",
     "images",
     "load",
+    "report",
+    "runs",
     "session",
+    "show",
     "summary",
     "transform",
     "udf",

@@ -57,9 +57,11 @@ def progress(spark: SparkSession, *, enabled: bool | None = None, console: Conso
         return
     from rich.console import Console as RichConsole
 
+    from sparkgap.monitor.terminal import hold
+
     console = console or RichConsole(stderr=True)
     began = time.monotonic()
-    with _drawing(console) as draw, _watching(spark, draw) as latest:
+    with hold(), _drawing(console) as draw, _watching(spark, draw) as latest:
         yield
     status = latest()
     console.print(final_line(status, time.monotonic() - began), highlight=False)

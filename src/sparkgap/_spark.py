@@ -57,6 +57,11 @@ def slots(spark: SparkSession) -> int:
     return max(1, int(spark.sparkContext.defaultParallelism))
 
 
+def known_slots(spark: SparkSession) -> int | None:
+    """Return `slots` where that takes no job of Spark, else None."""
+    return _parallelism.get(spark) if is_connect(spark) else slots(spark)
+
+
 _parallelism: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 
@@ -78,6 +83,13 @@ def driver_host(spark: SparkSession) -> str | None:
     if master.startswith("local"):
         return "127.0.0.1"
     return str(spark.sparkContext.getConf().get("spark.driver.host") or "127.0.0.1")
+
+
+def bind_address(spark: SparkSession, host: str) -> str:
+    """Return the address that a server of this process should bind to, for executors that call it `host`."""
+    if is_connect(spark) or str(spark.sparkContext.master).startswith("local"):
+        return host
+    return str(spark.sparkContext.getConf().get("spark.driver.bindAddress") or host)
 
 
 def shares_files_with_executors(spark: SparkSession) -> bool:

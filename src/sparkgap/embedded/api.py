@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import pickle
-import uuid
 from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from sparkgap.embedded.plan import Input, Output, TransformPlan
 from sparkgap.embedded.worker import run_files, run_rows
 from sparkgap.models import bundle
 from sparkgap.models.model import Model, load
-from sparkgap.monitor import channel
+from sparkgap.monitor import driver
 from sparkgap.monitor.summary import watch
 from sparkgap.tensors.encode import arrow_type
 
@@ -96,9 +97,8 @@ def transform(
     results = planning.plan_outputs(outputs, loaded.signature)
     kept = planning.plan_keep(keep, types, data.default_keep if isinstance(data, Source) else None)
     planning.check_names(kept, results, policy.column)
-    host = _spark.driver_host(spark)
     plan = TransformPlan(
-        run=uuid.uuid4().hex,
+        run="",
         model=shipped(loaded, spark),
         inputs=planned,
         outputs=results,
@@ -107,12 +107,30 @@ def transform(
         batching=fixed(batching, loaded),
         on_error=policy,
         device=device,
-        channel=channel.hub(host).address(host) if host is not None else None,
+        channel=None,
     )
-    frame = _frame(plan, decision, spark)
-    watch(frame, plan.run, host)
-    remember(frame, Explanation.of(plan, loaded, decision, spark))
+    explanation = Explanation.of(plan, loaded, decision, spark)
+    opened = driver.monitor().open(spark, "transform", _label(model, loaded), _details(explanation, spark))
+    frame = _frame(replace(plan, run=opened.run, channel=opened.address), decision, spark)
+    watch(frame, opened)
+    remember(frame, explanation)
     return frame
+
+
+def _label(given: Any, loaded: Model) -> str:
+    """Return a short name of a model for people: of its file, its function or its class."""
+    if isinstance(given, str | os.PathLike):
+        return PurePath(given).name
+    if isinstance(given, Model):
+        return f"{loaded.adapter} model"
+    return str(getattr(given, "__name__", type(given).__name__))
+
+
+def _details(explanation: Explanation, spark: SparkSession) -> dict[str, str]:
+    """Facts of the plan for those who watch the run."""
+    slots = _spark.known_slots(spark)
+    facts = {name: f"{choice} ({why})" if why else choice for name, choice, why in explanation.rows}
+    return facts | {"boundary": explanation.boundary, "reason": explanation.reason, "slots": str(slots or "unknown")}
 
 
 def _check_data(data: Any) -> None:

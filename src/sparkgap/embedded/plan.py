@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from sparkgap.embedded.options import Batching, OnError
 from sparkgap.models.bundle import BundleRef
-from sparkgap.monitor.channel import Address
+from sparkgap.monitor.wire import Address
 from sparkgap.tensors.decoder import Decoder
 from sparkgap.tensors.encode import Encoding, arrow_type
 from sparkgap.tensors.spec import Signature, TensorSpec
@@ -42,7 +42,7 @@ class TransformPlan:
     """Everything that executors need to know; a few kilobytes, whatever the size of the model.
 
     Args:
-        run: id of this run, for the summary.
+        run: id of this run, for the monitor.
         model: where the model is.
         inputs: how columns become tensors.
         outputs: how tensors become columns.
@@ -51,7 +51,7 @@ class TransformPlan:
         batching: batch size and prefetch.
         on_error: policy for bad rows.
         device: ``"auto"``, ``"cpu"`` or a framework device.
-        channel: where summaries go; None where the driver cannot be reached.
+        channel: where events go; None where the driver cannot be reached, or nobody wants to know.
     """
 
     run: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class Scorer:
         outputs: specs of the outputs that are wanted.
         fixed: number of rows that every call must have; None for any.
         stop_at_first: whether the first bad row ends the work: then only that row is looked for.
-        stats: where halvings are counted.
+        stats: where halvings and the times of batches are counted.
     """
 
     def __init__(
@@ -102,7 +103,9 @@ class Scorer:
         block = piece.block
         if self._fixed is not None and piece.count < self._fixed:
             block = {name: _pad(array, self._fixed) for name, array in block.items()}
+        start = time.perf_counter()
         given = self._predictor.predict(block)
+        self._stats.batch_done(time.perf_counter() - start)
         rows = self._fixed or piece.count
         return {spec.name: _checked(given, spec, rows)[: piece.count] for spec in self._outputs}
 

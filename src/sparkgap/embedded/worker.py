@@ -6,7 +6,6 @@ import gc
 import itertools
 import pickle
 import socket
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -25,8 +24,8 @@ from sparkgap.embedded.scoring import Scored, Scorer
 from sparkgap.embedded.writing import assemble, join_small
 from sparkgap.models import cache, registry
 from sparkgap.models.base import Predictor, Runtime
-from sparkgap.monitor import channel
 from sparkgap.monitor.stats import TaskStats
+from sparkgap.monitor.task import telling
 
 T = TypeVar("T")
 _TRACEBACK_LINES = 30
@@ -110,12 +109,18 @@ def _read_rows(plan: TransformPlan, split: Split) -> int:
 
 
 def _run(plan: TransformPlan, stats: TaskStats, chunks: Callable[[], Iterator[Chunk]]) -> Iterator[pa.RecordBatch]:
-    try:
-        with Prefetch(lambda: _decoded(plan, stats, chunks()), plan.batching.prefetch) as feed:
-            yield from _writing(stats, join_small(_results(plan, stats, feed)))
-    finally:
-        if plan.channel is not None:
-            channel.send(plan.channel, plan.run, stats)
+    with (
+        telling(plan.channel, plan.run, stats, _cpus()),
+        Prefetch(lambda: _decoded(plan, stats, chunks()), plan.batching.prefetch) as feed,
+    ):
+        yield from _writing(stats, join_small(_results(plan, stats, feed)))
+
+
+def _cpus() -> int:
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return max(1, int(context.cpus())) if context is not None else 1
 
 
 def _writing(stats: TaskStats, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -123,6 +128,7 @@ def _writing(stats: TaskStats, batches: Iterable[pa.RecordBatch]) -> Iterator[pa
         with stats.timed("write"):  # the time until Spark asks for the next batch
             yield batch
         stats.rows_out += batch.num_rows
+        stats.bytes_out += batch.nbytes
 
 
 def _decoded(plan: TransformPlan, stats: TaskStats, chunks: Iterator[Chunk]) -> Iterator[Decoded]:
@@ -133,6 +139,7 @@ def _decoded(plan: TransformPlan, stats: TaskStats, chunks: Iterator[Chunk]) -> 
         return
     for batch in rebatch(itertools.chain([first], chunks), _batch_size(plan, first)):
         stats.rows_in += batch.num_rows
+        stats.bytes_in += batch.data.nbytes
         with stats.timed("decode"):
             decoded = decode(batch, plan.inputs, nan_is_bad=plan.on_error.nan == "error")
         yield decoded
@@ -229,8 +236,7 @@ def _open(plan: TransformPlan, partition: int) -> Predictor:
         visible=visible_gpus(),
         partition=partition,
     )
-    threads = max(1, int(context.cpus())) if context is not None else 1
-    return cache.open_model(plan.model, Runtime(device, threads))
+    return cache.open_model(plan.model, Runtime(device, _cpus()))
 
 
 def _check_bad(plan: TransformPlan, batch: Batch, bad: dict[int, BadRow]) -> None:
@@ -272,12 +278,10 @@ def _name(plan: TransformPlan, batch: Batch, row: int) -> str:
 def _timed(stats: TaskStats, phase: str, items: Iterator[T]) -> Iterator[T]:
     """Add the time that `next` takes to a phase."""
     while True:
-        start = time.perf_counter()
         try:
-            item = next(items)
+            with stats.timed(phase):
+                item = next(items)
         except StopIteration:
             return
-        finally:
-            stats.seconds[phase] = stats.seconds.get(phase, 0.0) + time.perf_counter() - start
         yield item
         del item

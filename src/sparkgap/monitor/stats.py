@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 MAX_REASONS = 10
+LATENCY_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds, in seconds, of the buckets of the time of a batch in the model; one more bucket holds the rest."""
+
+_SUMS = ("rows_in", "rows_out", "bytes_in", "bytes_out", "skipped", "nulled", "batches", "halvings", "model_loads")
 
 PHASES = {
     "read": "waiting for Spark, or reading files",
@@ -32,6 +37,8 @@ class TaskStats:
         attempt: Spark's id of this attempt.
         rows_in: rows read.
         rows_out: rows given back.
+        bytes_in: bytes of the columns read, as Arrow holds them.
+        bytes_out: bytes of the columns given back.
         skipped: rows left out by `on_error="skip"`.
         nulled: rows kept with null outputs by `on_error="null"`.
         batches: calls of the model that gave a result.
@@ -39,6 +46,7 @@ class TaskStats:
         halvings: how often a batch was halved because it did not fit in memory.
         model_loads: 1 where this task loaded the model, 0 where it was in the worker already.
         seconds: seconds by phase, see `PHASES`.
+        latency: batches by their time in the model, see `LATENCY_BOUNDS`.
         reasons: how often each kind of bad row was met.
         examples: first bad rows, with their place and reason.
     """
@@ -48,6 +56,8 @@ class TaskStats:
     attempt: int = 0
     rows_in: int = 0
     rows_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
     skipped: int = 0
     nulled: int = 0
     batches: int = 0
@@ -55,17 +65,36 @@ class TaskStats:
     halvings: int = 0
     model_loads: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
     reasons: dict[str, int] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Begin with no phase under way."""
+        self._since: dict[str, float] = {}
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase. Each phase is timed by one thread only."""
+        self._since[phase] = time.perf_counter()
+
+    def leave(self, phase: str) -> float:
+        """End a phase; returns its seconds, which are added up."""
+        spent = time.perf_counter() - self._since.pop(phase)
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
+        return spent
+
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the time of a `with` block to a phase. Each phase is timed by one thread only."""
-        start = time.perf_counter()
+        """Add the time of a `with` block to a phase."""
+        self.enter(phase)
         try:
             yield
         finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+            self.leave(phase)
+
+    def batch_done(self, seconds: float) -> None:
+        """Count a batch by its time in the model."""
+        self.latency[bisect_left(LATENCY_BOUNDS, seconds)] += 1
 
     def bad_row(self, kind: str, example: str) -> None:
         """Count a bad row; the first few are kept in full."""
@@ -74,14 +103,26 @@ class TaskStats:
             self.examples.append(example)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return asdict(self)
+        """Return plain JSON values. May be called from another thread while the work goes on."""
+        seconds, now = self.seconds.copy(), time.perf_counter()
+        for phase, since in self._since.copy().items():  # a phase that is under way counts, too
+            seconds[phase] = seconds.get(phase, 0.0) + now - since
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {
+            "seconds": seconds,
+            "latency": self.latency[:],
+            "reasons": self.reasons.copy(),
+            "examples": self.examples[:],
+        }
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> TaskStats:
         """Read what `to_dict` wrote; unknown keys of newer versions are ignored."""
         known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in raw.items() if k in known})
+        found = cls(**{k: v for k, v in raw.items() if k in known})
+        if len(found.latency) != len(LATENCY_BOUNDS) + 1:
+            found.latency = cls().latency  # another version's buckets cannot be added to ours
+        return found
 
 
 def add_up(tasks: list[TaskStats]) -> TaskStats:
@@ -90,10 +131,21 @@ def add_up(tasks: list[TaskStats]) -> TaskStats:
     seconds: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for task in sorted(tasks, key=lambda t: t.partition):
-        for name in ("rows_in", "rows_out", "skipped", "nulled", "batches", "halvings", "model_loads"):
+        for name in (
+            "rows_in",
+            "rows_out",
+            "bytes_in",
+            "bytes_out",
+            "skipped",
+            "nulled",
+            "batches",
+            "halvings",
+            "model_loads",
+        ):
             setattr(total, name, getattr(total, name) + getattr(task, name))
         total.batch_rows = max(total.batch_rows, task.batch_rows)
         seconds.update(task.seconds)
+        total.latency = [a + b for a, b in zip(total.latency, task.latency, strict=True)]
         reasons.update(task.reasons)
         total.examples.extend(task.examples)
     total.seconds, total.reasons = dict(seconds), dict(reasons)

@@ -1,4 +1,4 @@
-"""What a run did, told after an action: rows, bad rows with reasons, and where the time went."""
+"""What a run did, told after an action: rows, bad rows with reasons, where the time went, and what limits it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkgap._errors import ConfigurationError
-from sparkgap.monitor import channel
 from sparkgap.monitor.stats import PHASES, TaskStats, add_up
+from sparkgap.monitor.verdict import Verdict, of_run
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+    from sparkgap.monitor.driver import Opened
+    from sparkgap.monitor.state import RunState
 
 
 @dataclass(frozen=True)
@@ -19,14 +22,22 @@ class RunSummary:
     """Sums over the tasks of the latest action on a transformed DataFrame.
 
     Args:
-        tasks: number of tasks that reported.
+        tasks: number of tasks that are over and count; a retried one counts once.
         total: their counts and seconds, added up.
         note: why there is nothing to tell, where that is so.
+        verdict: what limits the run.
+        retries: attempts that failed or were lost.
+        dropped: what tasks had to say and dropped, by type of event.
+        run: id of the run, for `sparkgap watch` and the page.
     """
 
     tasks: int
     total: TaskStats
     note: str | None = None
+    verdict: Verdict | None = None
+    retries: int = 0
+    dropped: dict[str, int] | None = None
+    run: str = ""
 
     @property
     def rows_in(self) -> int:
@@ -71,28 +82,29 @@ class RunSummary:
             f"{t.rows_in:,} rows in, {t.rows_out:,} out, {self.tasks} tasks, {t.batches:,} batches of up to "
             f"{t.batch_rows:,} rows"
         ]
+        if self.retries:
+            lines.append(f"{self.retries} attempts failed or were lost; what they did is not counted")
         if t.skipped or t.nulled:
             lines.append(f"bad rows: {t.skipped:,} skipped, {t.nulled:,} nulled")
             lines += [f"  {count:,} x {kind}" for kind, count in sorted(t.reasons.items(), key=lambda r: -r[1])]
             lines += [f"  e.g. {example}" for example in t.examples]
         if t.halvings:
             lines.append(f"out of memory: batches were halved {t.halvings} times; use a smaller batch_size")
+        if self.dropped:
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(self.dropped.items()))
+            lines.append(f"tasks said more than was sent: {kinds} events were dropped")
         lines += [f"{t.seconds[phase]:8.2f} s  {phase:8} {text}" for phase, text in PHASES.items() if phase in t.seconds]
+        if self.verdict is not None and self.verdict.limit:
+            lines.append(str(self.verdict))
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class _Watched:
-    run: str
-    host: str | None
+_watched: weakref.WeakKeyDictionary[Any, Opened] = weakref.WeakKeyDictionary()
 
 
-_watched: weakref.WeakKeyDictionary[Any, _Watched] = weakref.WeakKeyDictionary()
-
-
-def watch(frame: DataFrame, run: str, host: str | None) -> None:
+def watch(frame: DataFrame, opened: Opened) -> None:
     """Remember which run a DataFrame belongs to."""
-    _watched[frame] = _Watched(run, host)
+    _watched[frame] = opened
 
 
 def summary(frame: DataFrame) -> RunSummary:
@@ -104,15 +116,37 @@ def summary(frame: DataFrame) -> RunSummary:
     Raises:
         ConfigurationError: `frame` is not such a DataFrame.
     """
-    watched = _watched.get(frame)
-    if watched is None:
+    opened = _watched.get(frame)
+    if opened is None:
         raise ConfigurationError(
             "gap.summary wants the DataFrame that gap.transform returned; got another one. Keep a reference: "
             "out = gap.transform(...); out.write.parquet(...); print(gap.summary(out))."
         )
-    if watched.host is None:
-        return RunSummary(0, TaskStats(), "No summary: the executors of this Spark Connect server cannot reach this client.")
-    tasks = channel.hub(watched.host).tasks(watched.run)
-    if not tasks:
-        return RunSummary(0, TaskStats(), "No summary yet: no action on this DataFrame has finished a task.")
-    return RunSummary(len(tasks), add_up(tasks))
+    if opened.address is None:
+        return RunSummary(0, TaskStats(), f"No summary. {opened.note}", run=opened.run)
+    from sparkgap.monitor.driver import monitor
+
+    monitor().look()
+    with monitor().store.reading(opened.run) as state:
+        return of_state(state) if state is not None else _nothing(opened.run)
+
+
+def of_state(state: RunState) -> RunSummary:
+    """Sum up the latest action of a run."""
+    counted = [a for a in state.counted() if a.status == "ok"]
+    if not counted:
+        return _nothing(state.run)
+    stage = counted[0].task.stage
+    lost = sum(a.status in ("failed", "lost") for a in state.attempts.values() if a.task.stage == stage)
+    return RunSummary(
+        len(counted),
+        add_up([a.stats for a in counted]),
+        verdict=of_run(state),
+        retries=lost,
+        dropped=dict(state.dropped()),
+        run=state.run,
+    )
+
+
+def _nothing(run: str) -> RunSummary:
+    return RunSummary(0, TaskStats(), "No summary yet: no action on this DataFrame has finished a task.", run=run)

@@ -1,0 +1,267 @@
+"""The executor's side: one queue and one thread a process, which take what a task has to say to the driver.
+
+Saying something never blocks and never fails. What is said waits in bounded queues; where they are full, the oldest
+metrics go first, then logs and artifacts, and failures never. The thread that encodes and sends keeps to a share of
+one core, whatever is thrown at it: the price of seeing is bounded by construction.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sparkgap.monitor import events, load
+from sparkgap.monitor.events import Event, Task
+from sparkgap.monitor.points import numbers
+from sparkgap.monitor.sending import Sender
+from sparkgap.monitor.stats import TaskStats
+
+_log = logging.getLogger("sparkgap.monitor")
+
+EVERY = 0.2
+"""Seconds between two sendings."""
+PROGRESS_EVERY = 0.5
+"""Seconds between two reports of where a task is."""
+SHARE = 0.005
+"""Part of one core that encoding and sending metrics may take."""
+MAX_METRICS = 500
+"""Calls of `gap.report` that may wait."""
+MAX_OTHERS = {"log": 500, "artifact": 20, "failure": 1000}
+"""Other events that may wait, by type."""
+FLUSH_SECONDS = 5.0
+"""The end of a task waits so long for a driver that is there."""
+HURRY_SECONDS = 0.5
+"""And so long for a thread that tries to reach one."""
+
+Point = tuple[int, float, float | None, Mapping[str, Any]]
+
+
+class Reporter:
+    """Takes what the task at hand says, and has it sent. One per process; made at its first task."""
+
+    def __init__(self) -> None:
+        self._begun: Attempted | None = None
+        self._late: deque[Attempted] = deque(maxlen=100)
+        self._wake = threading.Event()
+        self._lock = threading.Lock()  # held by whoever takes from the queues
+        self._thread = threading.Thread(target=self._work, name="sparkgap-reporter", daemon=True)
+        self._thread.start()
+
+    def begin(self, sender: Sender, run: str, task: Task, stats: TaskStats, cpus: int = 1) -> Attempted:
+        """Start an attempt; what is said from now on is its own.
+
+        Args:
+            sender: how its events leave the process.
+            run: id of the run.
+            task: which attempt.
+            stats: the counters that the work keeps; read while it goes on.
+            cpus: cores of the task.
+        """
+        global at_hand
+        begun = Attempted(sender, run, task, stats)
+        started = events.TaskStarted(
+            run=run, time=time.time(), task=task, host=socket.gethostname(), pid=os.getpid(), cpus=cpus
+        )
+        begun.say(started)
+        self._begun = at_hand = begun
+        self._wake.set()
+        return begun
+
+    def end(self, begun: Attempted, ok: bool) -> bool:
+        """End an attempt, and wait a short while until the driver has all of it.
+
+        Returns:
+            False where the driver could not be reached in time: the work goes on.
+        """
+        global at_hand
+        self._begun = at_hand = None
+        begun.over(ok)
+        if not self._lock.acquire(timeout=HURRY_SECONDS):
+            self._late.append(begun)  # the thread hangs in a connection that does not come about: it will send this, too
+            return False
+        try:
+            return begun.sender.send(begun.run, begun.take(), wait=FLUSH_SECONDS)
+        finally:
+            self._lock.release()
+
+    def _work(self) -> None:
+        busy_until = 0.0
+        while True:
+            now = time.monotonic()
+            self._wake.wait(max(EVERY, busy_until - now) if self._begun is not None or self._late else None)
+            self._wake.clear()
+            started = time.thread_time()
+            try:
+                self._send_once()
+            except Exception:  # seeing never fails the work, and a bug here must be found
+                _log.exception("The monitor could not send what the task said.")
+            busy_until = time.monotonic() + (time.thread_time() - started) / SHARE
+
+    def _send_once(self) -> None:
+        with self._lock:
+            while self._late:
+                late = self._late.popleft()
+                late.sender.send(late.run, late.take())
+            begun = self._begun
+            # What cannot be sent now stays in the queues, where it is bounded and counted.
+            if begun is not None and begun.sender.ready():
+                told = begun.take()
+                if told:
+                    begun.sender.send(begun.run, told)
+
+
+class Attempted:
+    """One attempt as its own process sees it: what it has said, and has not sent yet.
+
+    Args:
+        sender: how its events leave the process.
+        run: id of the run.
+        task: which attempt.
+        stats: the counters that the work keeps.
+    """
+
+    def __init__(self, sender: Sender, run: str, task: Task, stats: TaskStats) -> None:
+        self.sender = sender
+        self.run = run
+        self.task = task
+        self.stats = stats
+        self._points: deque[Point] = deque(maxlen=MAX_METRICS)
+        self._numbers = itertools.count()
+        self._taken = 0
+        self._others: deque[Event] = deque()
+        self._waiting: Counter[str] = Counter()
+        self._said: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._others_lock = threading.Lock()
+        self._cpu = time.process_time()
+        self._peak = 0
+        self._shown: dict[str, float] = {}
+        self._progress_at = 0.0
+        self._ok = False
+        self._last: tuple[dict[str, Any], float, float] | None = None
+        # What `report` calls a hundred thousand times a second: two calls into C, no lock. The deque drops its oldest;
+        # the highest number tells how many there were.
+        self.add_point: Callable[[Point], None] = self._points.append
+        self.next_number: Callable[[], int] = self._numbers.__next__
+
+    def say(self, event: Event) -> None:
+        """Take an event that is not a metric."""
+        kind = event.type
+        most = MAX_OTHERS.get(kind)
+        with self._others_lock:
+            self._said[kind] += 1
+            if most is not None and self._waiting[kind] >= most:
+                if kind == "failure":
+                    self._dropped[kind] += 1  # a thousand wait already, and the first ones tell the most
+                    return
+                self._drop_oldest(kind)
+            self._waiting[kind] += 1
+            self._others.append(event)
+
+    def may_show(self, name: str, every: float) -> bool:
+        """Whether something of this name may be shown again already."""
+        now = time.monotonic()
+        if now - self._shown.get(name, -every) < every:
+            return False
+        self._shown[name] = now
+        return True
+
+    def drop(self, kind: str) -> None:
+        """Count an event that is not even made, as there are too many of its kind."""
+        with self._others_lock:
+            self._said[kind] += 1
+            self._dropped[kind] += 1
+
+    def _drop_oldest(self, kind: str) -> None:
+        for place, event in enumerate(self._others):
+            if event.type == kind:
+                del self._others[place]
+                self._waiting[kind] -= 1
+                self._dropped[kind] += 1
+                return
+
+    def over(self, ok: bool) -> None:
+        """Note the end of the attempt, and what it has done until then."""
+        self._ok = ok
+        self._last = self.stats.to_dict(), time.time(), time.process_time() - self._cpu
+
+    def take(self) -> list[Event]:
+        """Take what waits: for the sender, under its lock."""
+        with self._others_lock:
+            told = list(self._others)
+            self._others.clear()
+            self._waiting.clear()
+        told += self._take_points()
+        now = time.monotonic()
+        if self._last is not None:
+            told.append(self._ended())
+        elif now - self._progress_at >= PROGRESS_EVERY:
+            self._progress_at = now
+            told.append(self._progress())
+        return told
+
+    def _take_points(self) -> list[Event]:
+        groups: dict[tuple[str, ...], list[tuple[float | None, ...]]] = {}
+        while True:
+            try:
+                number, at, step, values = self._points.popleft()
+            except IndexError:
+                break
+            self._taken += 1
+            self._said["metrics"] = max(self._said["metrics"], number + 1)
+            clean = numbers(values)
+            groups.setdefault(tuple(clean), []).append((at, step, *clean.values()))
+        if self._taken:
+            self._dropped["metrics"] = self._said["metrics"] - self._taken
+        return [
+            events.Metrics(run=self.run, time=float(points[-1][0] or 0.0), task=self.task, names=names, points=tuple(points))
+            for names, points in groups.items()
+            if names
+        ]
+
+    def _progress(self) -> Event:
+        rss = load.memory()
+        self._peak = max(self._peak, rss)
+        return events.Progress(
+            run=self.run, time=time.time(), task=self.task, stats=self.stats.to_dict(),
+            cpu_seconds=time.process_time() - self._cpu, rss=rss, gpu=load.gpus(),
+        )  # fmt: skip
+
+    def _ended(self) -> Event:
+        stats, at, cpu = self._last or ({}, 0.0, 0.0)
+        return events.TaskEnded(
+            run=self.run, time=at, task=self.task, ok=self._ok, stats=stats, cpu_seconds=cpu,
+            rss=max(self._peak, load.memory()),
+            said={k: n for k, n in self._said.items() if n}, dropped={k: n for k, n in self._dropped.items() if n},
+        )  # fmt: skip
+
+
+_current: Reporter | None = None
+_making = threading.Lock()
+at_hand: Attempted | None = None
+"""The attempt that this process works on. A plain variable, as `gap.report` reads it very often."""
+
+
+def reporter() -> Reporter:
+    """Return the reporter of this process, made at first use."""
+    global _current
+    with _making:
+        if _current is None:
+            _current = Reporter()
+        return _current
+
+
+def _forget() -> None:
+    """In a forked child: it has neither the thread nor the right to its parent's connection."""
+    global _current, at_hand, _making
+    _current, at_hand, _making = None, None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,56 @@
+"""A task that tells: the block in which an executor works on one partition."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sparkgap.monitor import events
+from sparkgap.monitor.capture import captured
+from sparkgap.monitor.events import Task
+from sparkgap.monitor.reporter import Attempted, reporter
+from sparkgap.monitor.sending import sender
+from sparkgap.monitor.stats import TaskStats
+from sparkgap.monitor.wire import Address
+
+MAX_TRACEBACK = 20_000
+
+
+@contextmanager
+def telling(address: Address | None, run: str, stats: TaskStats, cpus: int = 1) -> Iterator[Attempted | None]:
+    """Tell the driver what happens in the block: start, progress, reports, logs, failure, end.
+
+    Args:
+        address: where events go; None to tell nothing.
+        run: id of the run.
+        stats: the counters that the block keeps; read by another thread while it goes on.
+        cpus: cores of the task.
+    """
+    if address is None:
+        yield None
+        return
+    begun = reporter().begin(sender(address), run, Task(stats.stage, stats.partition, stats.attempt), stats, cpus)
+    ok = False
+    try:
+        with captured(begun):
+            yield begun
+        ok = True
+    except GeneratorExit:  # Spark needs no more rows, as with LIMIT
+        ok = True
+        raise
+    except BaseException as error:
+        begun.say(failure(begun, error))
+        raise
+    finally:
+        reporter().end(begun, ok)
+
+
+def failure(begun: Attempted, error: BaseException) -> events.Failure:
+    """Return the event that tells of an exception."""
+    text = "".join(traceback.format_exception(error))
+    return events.Failure(
+        run=begun.run, time=time.time(), task=begun.task, error=type(error).__qualname__, message=str(error)[:MAX_TRACEBACK],
+        traceback=text[-MAX_TRACEBACK:],
+    )  # fmt: skip
