@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sparkgap._errors import SessionError, SignatureError
+from sparkgap._machine import detect
+from sparkgap._settings import slots_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -58,8 +60,16 @@ def slots(spark: SparkSession) -> int:
 
 
 def known_slots(spark: SparkSession) -> int | None:
-    """Return `slots` where that takes no job of Spark, else None."""
-    return _parallelism.get(spark) if is_connect(spark) else slots(spark)
+    """Return how many tasks can run at the same time, where that is certain and takes no job of Spark; else None.
+
+    Not the default parallelism, which users set as they like.
+    """
+    if is_connect(spark):
+        return None
+    master = str(spark.sparkContext.master)
+    if not master.startswith("local"):
+        return None
+    return max(1, slots_of(master, detect().cores) // int(conf(spark, "spark.task.cpus", "1")))
 
 
 _parallelism: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()

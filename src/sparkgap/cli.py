@@ -1,4 +1,4 @@
-"""The command line: `sparkgap transform`, `explain` and `demo`, over the same calls as the Python API."""
+"""The command line: `sparkgap transform`, `explain`, `demo`, `runs`, `watch`, `ui`, over the same calls as the Python API."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from sparkgap import _cli_data as cli_data
+from sparkgap import _cli_monitor as cli_monitor
 from sparkgap import _console as console
 from sparkgap._cli_data import Pair, Size
 
@@ -199,6 +200,10 @@ def demo(output: Path, show: bool, **call: Any) -> None:
         page = run(output).page
         if show:
             click.launch(page.as_uri())
+
+
+for _command in cli_monitor.COMMANDS:
+    cli.add_command(_command)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import logging
 import secrets
 import ssl
 import threading
+import time
 from collections import Counter
 from collections.abc import Coroutine
 from pathlib import Path
@@ -129,16 +130,18 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
 
 
 class Follower:
-    """Reads what executors append to the folder of a run, where they cannot reach the hub.
+    """Reads what executors append to the folder of a run, where they cannot reach the hub; or another process's history.
 
     Args:
         store: where events go.
         folder: the shared folder; a run's files are in a folder of its id.
+        recent: follow also every run in which something was written in the last so many seconds; None for none.
     """
 
-    def __init__(self, store: Store, folder: Path) -> None:
+    def __init__(self, store: Store, folder: Path, recent: float | None = None) -> None:
         self._store = store
         self._folder = folder
+        self._recent = recent
         self._keep = store.history is None or store.history.folder != folder
         self._runs: set[str] = set()
         self._read: dict[Path, int] = {}
@@ -159,6 +162,8 @@ class Follower:
     def look(self) -> None:
         """Read what is new, once."""
         with self._lock:
+            if self._recent is not None:
+                self._runs |= _written_since(self._folder, time.time() - self._recent)
             for run in list(self._runs):
                 for path in sorted((self._folder / run).glob("*.jsonl")):
                     self._tail(path)
@@ -196,3 +201,7 @@ class Follower:
             self._store.rejected += 1
             return
         self._store.receive(sender, run, first, told, keep=self._keep)
+
+
+def _written_since(folder: Path, moment: float) -> set[str]:
+    return {path.parent.name for path in folder.glob("*/*.jsonl") if path.stat().st_mtime >= moment}

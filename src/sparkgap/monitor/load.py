@@ -22,6 +22,18 @@ def memory() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
+def runnable() -> int:
+    """Return how many threads of this process run or wait for a core, the calling one left out; 0 where unknown."""
+    count = 0
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/stat", "rb") as file:
+                count += file.read().rpartition(b")")[2].split()[0] == b"R"
+    except OSError:  # not Linux, or a thread that has just ended
+        return 0
+    return max(0, count - 1)
+
+
 def gpus() -> Mapping[str, Any]:
     """Return utilisation (percent) and memory (bytes) of the GPUs that this process sees; or the reason for none.
 

@@ -141,7 +141,7 @@ class Attempted:
         self._dropped: Counter[str] = Counter()
         self._others_lock = threading.Lock()
         self._cpu = time.process_time()
-        self._peak = 0
+        self._peak = self._looks = self._runnable = 0
         self._shown: dict[str, float] = {}
         self._progress_at = 0.0
         self._ok = False
@@ -229,9 +229,13 @@ class Attempted:
     def _progress(self) -> Event:
         rss = load.memory()
         self._peak = max(self._peak, rss)
+        if self.stats.within("model"):
+            self._looks += 1
+            self._runnable += load.runnable()
         return events.Progress(
             run=self.run, time=time.time(), task=self.task, stats=self.stats.to_dict(),
             cpu_seconds=time.process_time() - self._cpu, rss=rss, gpu=load.gpus(),
+            runnable=self._runnable / max(1, self._looks),
         )  # fmt: skip
 
     def _ended(self) -> Event:

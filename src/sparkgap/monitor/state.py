@@ -43,6 +43,7 @@ class Attempt:
         stats: counts and times so far.
         cpu_seconds: processor time so far.
         rss: bytes of memory: the current ones, at the end the most.
+        runnable: threads that want a core, on average.
         gpu: what NVML tells, or why nothing.
         said: events by type that it had to say; known at its end.
         dropped: those of them that it had to drop.
@@ -60,6 +61,7 @@ class Attempt:
     stats: TaskStats = field(default_factory=TaskStats)
     cpu_seconds: float = 0.0
     rss: int = 0
+    runnable: float = 0.0
     gpu: Mapping[str, Any] = field(default_factory=dict)
     said: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -278,6 +280,7 @@ def _advance(attempt: Attempt, event: Event) -> None:
                 attempt.status, attempt.ended = "running", None
             attempt.stats = TaskStats.from_dict(dict(event.stats))
             attempt.cpu_seconds, attempt.rss, attempt.gpu = event.cpu_seconds, event.rss, event.gpu
+            attempt.runnable = event.runnable
         case events.TaskEnded():
             attempt.status, attempt.ended, attempt.phase = "ok" if event.ok else "failed", event.time, ""
             attempt.stats = TaskStats.from_dict(dict(event.stats))

@@ -83,6 +83,10 @@ class TaskStats:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + spent
         return spent
 
+    def within(self, phase: str) -> bool:
+        """Whether a phase is under way."""
+        return phase in self._since
+
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Add the time of a `with` block to a phase."""

@@ -30,7 +30,7 @@ class Store:
         self.history = history
         self._runs: dict[str, RunState] = {}
         self._planned: dict[str, list[dict[str, Any]]] = {}
-        self._seen: dict[str, int] = {}  # sender -> number of its last event
+        self._seen: dict[tuple[str, str], int] = {}  # (sender, run) -> number of its last event
         self._held: dict[str, dict[str, set[Task]]] = {}  # sender -> run -> attempts that have not ended
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -65,14 +65,14 @@ class Store:
             The number of the sender's last event that is here.
         """
         with self._changed:
-            seen = self._seen.get(sender, -1)
+            seen = self._seen.get((sender, run), -1)
             fresh = [raw for number, raw in enumerate(told, first) if number > seen]
-            self._seen[sender] = max(seen, first + len(told) - 1)
+            self._seen[sender, run] = max(seen, first + len(told) - 1)
             for raw in fresh:
                 self._take(sender, run, raw)
             self._version += 1
             self._changed.notify_all()
-            last = self._seen[sender]
+            last = self._seen[sender, run]
             planned = self._planned.pop(run, None)
         if self.history is not None and fresh:
             if planned:

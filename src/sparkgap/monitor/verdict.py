@@ -148,9 +148,10 @@ def _in_the_model(told: Sequence[Attempt], total: TaskStats, share: float) -> Ve
             "small batches", share, f"{head}, in small batches: {rows_a_batch:.0f} rows in {per_batch * 1e3:.2g} ms each",
             f"Use a larger batch_size, e.g. {max(256, 8 * round(rows_a_batch))}: a call has its price for any number of rows.",
         )  # fmt: skip
-    if used > 1.5 * cpus:
+    threads = max(used, statistics.mean(a.runnable for a in told))
+    if threads > 2 * cpus + 0.5:  # one besides those of the model decodes ahead
         return Verdict(
-            "threads", share, f"{head}, with too many threads: a task uses {used:.1f} cores and has {cpus:.0f}",
+            "threads", share, f"{head}, with too many threads: {threads:.1f} of a task want a core, and it has {cpus:.0f}",
             "Let the framework use as many threads as the task has cores: leave its thread settings alone, or raise "
             "spark.task.cpus.",
         )  # fmt: skip
