@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     from sparkgap.embedded.api import transform
     from sparkgap.embedded.explanation import explain
     from sparkgap.embedded.function import udf
-    from sparkgap.embedded.options import Batching, OnError
+    from sparkgap.embedded.options import Batching, OnError, Sampling
     from sparkgap.models.model import Model, load
+    from sparkgap.monitor.exporters.pump import export
     from sparkgap.monitor.records import runs
     from sparkgap.monitor.reporting import report, show
     from sparkgap.monitor.summary import summary
+    from sparkgap.monitor.web.server import page
     from sparkgap.tensors.columns import Column, Raw, Stack
     from sparkgap.tensors.image import image
     from sparkgap.tensors.spec import Signature, TensorSpec
@@ -56,6 +58,7 @@ _HOME = {
     "OnError": "embedded.options",
     "Raw": "tensors.columns",
     "RowError": "_errors",
+    "Sampling": "embedded.options",
     "SessionError": "_errors",
     "Signature": "tensors.spec",
     "SignatureError": "_errors",
@@ -64,10 +67,12 @@ _HOME = {
     "TensorSpec": "tensors.spec",
     "UntrustedModelError": "_errors",
     "explain": "embedded.explanation",
+    "export": "monitor.exporters.pump",
     "files": "data.parquet",
     "image": "tensors.image",
     "images": "data.image_files",
     "load": "models.model",
+    "page": "monitor.web.server",
     "report": "monitor.reporting",
     "runs": "monitor.records",
     "session": "_session",
@@ -92,6 +97,7 @@ __all__ = [
     "OnError",
     "Raw",
     "RowError",
+    "Sampling",
     "SessionError",
     "Signature",
     "SignatureError",
@@ -100,10 +106,12 @@ __all__ = [
     "TensorSpec",
     "UntrustedModelError",
     "explain",
+    "export",
     "files",
     "image",
     "images",
     "load",
+    "page",
     "report",
     "runs",
     "session",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -225,6 +226,44 @@ def test_a_limit_is_no_failure(spark: SparkSession, store: Store) -> None:
     with store.reading(run) as state:
         assert state is not None
         assert state.failure_count == 0
+
+
+def test_a_sample_shows_rows_pictures_and_layers(spark: SparkSession, store: Store, tmp_path: Path) -> None:
+    import torch
+    from PIL import Image
+
+    for n in range(4):
+        Image.new("RGB", (20, 10), (60 * n, 0, 0)).save(tmp_path / f"{n}.png")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), torch.nn.Linear(2 * 6 * 6, 5))
+    out = gap.transform(
+        gap.images(str(tmp_path)),
+        net,
+        inputs=[gap.image("content", size=(8, 8))],
+        outputs=["scores"],
+        sample=gap.Sampling(2, layers=("0",)),
+    )
+    run = gap.summary(out).run
+    assert out.count() == 4
+    with store.reading(run) as state:
+        assert state is not None
+        shown = {a.name: a for a in state.artifacts}
+        logs = [line.text for line in state.logs]
+    kinds = {name.partition(":")[0]: a.kind for name, a in shown.items() if "rows" not in name}
+    assert kinds == {"sample": "image", "layer": "histogram"}, logs
+    table_shown = json.loads(shown["sample: rows"].data)
+    assert table_shown["columns"] == ["path", "scores"]
+    assert table_shown["rows"][0][1].startswith("highest [")
+    assert json.loads(shown["layer: 0"].data)["shape"][1:] == [2, 6, 6]
+
+
+def test_a_sample_that_cannot_be_shown_costs_nothing(spark: SparkSession, store: Store) -> None:
+    out = gap.transform(table(spark, 10, 1), lambda x: {"y": x}, keep=["id"], sample=gap.Sampling(2, layers=("fc",)))
+    run = gap.summary(out).run
+    assert out.count() == 10
+    with store.reading(run) as state:
+        assert state is not None
+        assert any("do not show their layers" in line.text for line in state.logs)
+        assert any(a.name == "sample: rows" for a in state.artifacts)
 
 
 def test_report_and_show_work_without_spark(store: Store) -> None:

@@ -17,7 +17,7 @@ from sparkgap.data.source import Source
 from sparkgap.embedded import planning
 from sparkgap.embedded.boundary import Decision, decide
 from sparkgap.embedded.explanation import Explanation, remember
-from sparkgap.embedded.options import Batching, OnError, check_boundary
+from sparkgap.embedded.options import Batching, OnError, Sampling, check_boundary
 from sparkgap.embedded.plan import Input, Output, TransformPlan
 from sparkgap.embedded.worker import run_files, run_rows
 from sparkgap.models import bundle
@@ -44,6 +44,7 @@ def transform(
     on_error: str | OnError = "raise",
     boundary: str = "auto",
     device: str = "auto",
+    sample: int | Sampling = 0,
 ) -> DataFrame:
     """Apply a model to the rows of a table.
 
@@ -67,6 +68,8 @@ def transform(
         boundary: ``"rows"`` sends rows through Spark; ``"files"`` lets executors read the files by themselves;
             ``"auto"`` takes files where the answer is certain to be the same. `gap.explain` tells which and why.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:<n>"``.
+        sample: so many rows of each task are shown on the page while it runs, decoded, with their outputs;
+            ``Sampling(4, layers=["fc1"])`` shows activations, too.
 
     Returns:
         A DataFrame with the kept columns and one column an output.
@@ -108,6 +111,7 @@ def transform(
         on_error=policy,
         device=device,
         channel=None,
+        sample=Sampling.of(sample),
     )
     explanation = Explanation.of(plan, loaded, decision, spark)
     opened = driver.monitor().open(spark, "transform", _label(model, loaded), _details(explanation, spark))

@@ -40,6 +40,35 @@ class Batching:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """What to look at while a transform runs: it appears in the gallery of the page.
+
+    Args:
+        rows: rows of the first batch of each task that are shown, decoded, with their outputs; 0 for none.
+        layers: names of layers whose activations on these rows are shown as histograms (PyTorch modules, Keras models).
+
+    Raises:
+        ConfigurationError: `rows` is not a whole number from 0 to 100, or there are layers and no rows.
+    """
+
+    rows: int = 0
+    layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rows, int) or isinstance(self.rows, bool) or not 0 <= self.rows <= 100:
+            raise ConfigurationError(f"sample is {self.rows!r}; it must be a whole number of rows, 0 to 100.")
+        if self.layers and not self.rows:
+            raise ConfigurationError(
+                "Sampling has layers and no rows; say how many rows are to be shown: Sampling(4, layers=…)."
+            )
+
+    @classmethod
+    def of(cls, value: int | Sampling) -> Sampling:
+        """Promote a plain number of rows."""
+        return value if isinstance(value, Sampling) else cls(value)
+
+
+@dataclass(frozen=True)
 class OnError:
     """What to do with a row that cannot be decoded or scored.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from sparkgap.embedded.options import Batching, OnError
+from sparkgap.embedded.options import Batching, OnError, Sampling
 from sparkgap.models.bundle import BundleRef
 from sparkgap.monitor.wire import Address
 from sparkgap.tensors.decoder import Decoder
@@ -51,6 +51,7 @@ class TransformPlan:
         batching: batch size and prefetch.
         on_error: policy for bad rows.
         device: ``"auto"``, ``"cpu"`` or a framework device.
+        sample: what is shown while it runs.
         channel: where events go; None where the driver cannot be reached, or nobody wants to know.
     """
 
@@ -64,6 +65,7 @@ class TransformPlan:
     on_error: OnError
     device: str
     channel: Address | None
+    sample: Sampling = field(default_factory=Sampling)
 
     @property
     def columns(self) -> tuple[str, ...]:

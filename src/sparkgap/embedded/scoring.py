@@ -56,6 +56,11 @@ class Scorer:
         self._stats = stats
         self._limit: int | None = fixed
 
+    @property
+    def predictor(self) -> Predictor:
+        """The loaded model."""
+        return self._predictor
+
     def score(self, piece: Piece) -> tuple[list[Scored], dict[int, BadRow]]:
         """Score a piece: results in row order, and the rows that the model failed on."""
         done: list[Scored] = []

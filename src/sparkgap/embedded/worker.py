@@ -16,6 +16,7 @@ import pyarrow as pa
 from sparkgap._errors import ConfigurationError, RowError
 from sparkgap.data.source import Chunk, Source, Split
 from sparkgap.devices.assign import choose, visible_gpus
+from sparkgap.embedded import sampling
 from sparkgap.embedded.batches import Batch, auto_size, rebatch
 from sparkgap.embedded.decoding import BadRow, Decoded, decode
 from sparkgap.embedded.plan import TransformPlan
@@ -186,6 +187,8 @@ def _results(plan: TransformPlan, stats: TaskStats, feed: Iterator[Decoded]) -> 
         for piece in decoded.pieces:
             with stats.timed("model"):
                 done, failed = scorer.score(piece)
+            if plan.sample.rows and not stats.batches and not scored:
+                sampling.show(plan, scorer.predictor, decoded.batch, piece)
             _check_bad(plan, decoded.batch, failed)
             scored += done
             bad |= failed

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sparkgap._errors import ConfigurationError
 from sparkgap._optional import need
 from sparkgap.models._arrays import cast, decode_text, finished
 from sparkgap.models._padding import Padding
@@ -117,6 +118,19 @@ class _KerasPredictor(Predictor):
         with self._keras.device(self._device):
             found = self._run({s.name: cast(block[s.name], s.dtype) for s in self._inputs})
         return {name: finished(array, block.values()) for name, array in found.items()}
+
+    def layers(self, names: Sequence[str], block: Block) -> dict[str, np.ndarray]:
+        known = [layer.name for layer in self._model.layers]
+        missing = [n for n in names if n not in known]
+        if missing:
+            raise ConfigurationError(f"The model has no layer {', '.join(missing)}; it has {', '.join(known)}.")
+        if not self._symbolic:
+            raise ConfigurationError("Only functional and sequential Keras models show their layers.")
+        probe = self._keras.Model(self._model.inputs, [self._model.get_layer(n).output for n in names])
+        with self._keras.device(self._device):
+            given = [cast(block[s.name], s.dtype) for s in self._inputs]
+            results = self._keras.tree.flatten(probe(given, training=False))
+        return {n: self._keras.ops.convert_to_numpy(r) for n, r in zip(names, results, strict=True)}
 
     @abstractmethod
     def _run(self, block: Block) -> Block:

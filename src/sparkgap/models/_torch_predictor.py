@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,30 @@ class TorchPredictor(Predictor):
         written = any(t._version != before[name] for name, t in tensors.items())
         self._writes = bool(self._writes) or written
         return {name: finished(array, block.values()) for name, array in outputs.items()}
+
+    def layers(self, names: Sequence[str], block: Block) -> dict[str, np.ndarray]:
+        torch, found = self._torch, {}
+        modules = dict(self._module.named_modules())
+        missing = [n for n in names if n not in modules]
+        if missing:
+            known = ", ".join(n for n in modules if n) or "none with a name"
+            raise ConfigurationError(f"The module has no layer {', '.join(missing)}; it has {known}.")
+
+        def keep(name: str) -> Callable[..., None]:
+            def hook(_module: Any, _given: Any, result: Any) -> None:
+                tensors = result if isinstance(result, tuple | list) else (result,)
+                if tensors and torch.is_tensor(tensors[0]):  # of several results, the first
+                    found[name] = tensors[0].detach().float().cpu().numpy()
+
+            return hook
+
+        hooks = [modules[n].register_forward_hook(keep(n)) for n in names]
+        try:
+            self.predict(block)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
 
     def _tensor(self, name: str, array: np.ndarray) -> Any:
         tensor = self._torch.from_numpy(np.ascontiguousarray(array))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
+from sparkgap._errors import ConfigurationError
 from sparkgap.tensors.spec import Block, Signature
 
 
@@ -70,6 +73,17 @@ class Predictor(ABC):
         The input arrays may be read-only views of Arrow memory: never write into them, and keep no
         reference to them (or to anything that shares their memory) after returning, but the outputs.
         """
+
+    def layers(self, names: Sequence[str], block: Block) -> dict[str, np.ndarray]:
+        """Return what these layers give for a block, for people to look at.
+
+        Raises:
+            ConfigurationError: there is no such layer, or models of this framework do not show theirs.
+        """
+        raise ConfigurationError(
+            "Models of this framework do not show their layers; those of PyTorch (modules) and Keras (functional and "
+            "sequential models) do. Leave out layers."
+        )
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether `error`, raised by `predict`, means that a smaller batch could succeed."""

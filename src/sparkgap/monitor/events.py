@@ -243,7 +243,7 @@ def decode(raw: Mapping[str, Any]) -> Event | None:
         event = kind(**{k: _FREEZE[k](v) if k in _FREEZE else v for k, v in raw.items() if k in known})
         if not isinstance(event.run, str) or not isinstance(event.time, int | float):
             raise TypeError("run must be a text and time a number")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"not an event of type {kind.type}: {error}") from error
     return event
 

@@ -29,9 +29,11 @@ EVERY = 0.2
 """Seconds between two sendings."""
 PROGRESS_EVERY = 0.5
 """Seconds between two reports of where a task is."""
+FLOODED_EVERY = 0.8
+"""Seconds between two sendings where more is said than can be sent anyway."""
 SHARE = 0.005
-"""Part of one core that encoding and sending metrics may take."""
-MAX_METRICS = 500
+"""Part of one core that encoding and sending may take."""
+MAX_METRICS = 250
 """Calls of `gap.report` that may wait."""
 MAX_OTHERS = {"log": 500, "artifact": 20, "failure": 1000}
 """Other events that may wait, by type."""
@@ -102,7 +104,10 @@ class Reporter:
                 self._send_once()
             except Exception:  # seeing never fails the work, and a bug here must be found
                 _log.exception("The monitor could not send what the task said.")
-            busy_until = time.monotonic() + (time.thread_time() - started) / SHARE
+            pause = (time.thread_time() - started) / SHARE
+            if self._begun is not None and self._begun.flooded:
+                pause = max(pause, FLOODED_EVERY)
+            busy_until = time.monotonic() + pause
 
     def _send_once(self) -> None:
         with self._lock:
@@ -144,6 +149,7 @@ class Attempted:
         self._peak = self._looks = self._runnable = 0
         self._shown: dict[str, float] = {}
         self._progress_at = 0.0
+        self.flooded = False
         self._ok = False
         self._last: tuple[dict[str, Any], float, float] | None = None
         # What `report` calls a hundred thousand times a second: two calls into C, no lock. The deque drops its oldest;
@@ -218,8 +224,9 @@ class Attempted:
             self._said["metrics"] = max(self._said["metrics"], number + 1)
             clean = numbers(values)
             groups.setdefault(tuple(clean), []).append((at, step, *clean.values()))
-        if self._taken:
-            self._dropped["metrics"] = self._said["metrics"] - self._taken
+        dropped = self._said["metrics"] - self._taken
+        self.flooded = dropped > self._dropped["metrics"]
+        self._dropped["metrics"] = dropped
         return [
             events.Metrics(run=self.run, time=float(points[-1][0] or 0.0), task=self.task, names=names, points=tuple(points))
             for names, points in groups.items()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparkgap.testing.exporters import ExporterConformance
     from sparkgap.testing.models import ModelAdapterConformance
 
-__all__ = ["ModelAdapterConformance"]
+__all__ = ["ExporterConformance", "ModelAdapterConformance"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from sparkgap.testing.models import ModelAdapterConformance
 
         return ModelAdapterConformance
+    if name == "ExporterConformance":
+        from sparkgap.testing.exporters import ExporterConformance
+
+        return ExporterConformance
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,6 +33,12 @@ def test_round_trip(event: Event) -> None:
     assert decode(raw) == event
 
 
+@pytest.mark.parametrize("task", [[float("inf"), 1, 1], [1, 2], "abc", [None, 1, 1], 5])
+def test_a_task_that_is_none(task: Any) -> None:
+    with pytest.raises(ValueError, match="not an event"):
+        decode({"type": "phase", "run": "r", "time": 1.0, "name": "n", "task": task})
+
+
 def test_every_type_has_a_sample() -> None:
     assert {e.type for e in SAMPLES} == set(events.TYPES)
 
