@@ -224,7 +224,8 @@ def flood(_: int) -> list[str]:
     loud, quiet = series["loud_units"], series["quiet_units"]
     return [
         f"flood: {said:,} reports of {FLOOD_PROCESSES} processes in {FLOOD_SECONDS / 2:.0f} s "
-        f"({said / FLOOD_SECONDS * 2:,.0f}/s): {arrived:,} arrived, {dropped:,} dropped and counted, {said - arrived - dropped} unaccounted",
+        f"({said / FLOOD_SECONDS * 2:,.0f}/s): {arrived:,} arrived, {dropped:,} dropped and counted, "
+        f"{said - arrived - dropped} unaccounted",
         f"flood: units of work while reporting against while silent: {loud / quiet - 1:+.1%}",
         f"flood: memory of the driver's Python: {before / 2**20:.0f} MiB before, {peak[0] / 2**20:.0f} MiB at most",
     ]

@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [p for p in sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")]) if "```python" in p.read_text()]
-MODULES = ("sparkgap.models.model", "sparkgap.embedded.api", "sparkgap.embedded.function", "sparkgap.tensors.image")
+MODULES = (
+    "sparkgap.models.model",
+    "sparkgap.embedded.api",
+    "sparkgap.embedded.function",
+    "sparkgap.tensors.image",
+    "sparkgap.monitor.reporting",
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -113,7 +113,7 @@ class Progress(Event):
         stats: `TaskStats` so far, as plain values.
         cpu_seconds: processor time of the process since the attempt began.
         rss: resident memory of the process in bytes; 0 where the system does not tell.
-        runnable: threads of the process that wanted a core when it was in the model, on average; 0 where the system does not tell.
+        runnable: threads of the process that wanted a core while it was in the model, on average; 0 where unknown.
         gpu: what NVML tells of the device, or why there is nothing.
     """
 
