@@ -85,8 +85,7 @@ class History:
 
     def read(self, run: str) -> RunState | None:
         """Return the state of a run; None where there is none of this id."""
-        folder = self.folder / run
-        return read_run(folder) if folder.is_dir() and folder.parent == self.folder else None
+        return read_run(self.folder / run) if run in self.runs() else None
 
 
 def read_run(folder: Path) -> RunState:

@@ -287,6 +287,8 @@ class TestHistory:
             assert work(TcpSender(hub.address(HERE)))
         finally:
             hub.close()
+        assert History(tmp_path / "r").read("..") is None
+        assert History(tmp_path).read("") is None
         again = History(tmp_path).read("r")
         assert again is not None
         assert (again.name, again.status(), again.totals().rows_out) == ("net", "done", 5)

@@ -1,0 +1,1 @@
+"""The web page of the monitor: runs, live and past, as the driver knows them."""

@@ -1,0 +1,110 @@
+// One run. What matters comes first: how far, how fast, what limits it, what failed.
+
+import { lineChart } from "./charts.js";
+import { h, put, rate, status } from "./dom.js";
+import { Gallery } from "./gallery.js";
+import { Logs } from "./logs.js";
+import { badRows, dropped, facts, failures, firstFailure, latency, limits, numbers, stages } from "./parts.js";
+import { Timeline } from "./timeline.js";
+
+export class RunView {
+  constructor(root) {
+    this.root = root;
+    this.told = new Map();
+    this.timeline = new Timeline();
+    this.gallery = new Gallery();
+    this.logs = new Logs();
+    this.places = {};
+    this.waiting = h("p", { class: "empty" }, "Reading the run …");
+    root.append(this.waiting);
+    this.width = 0;
+    this.resize = new ResizeObserver(([entry]) => {
+      const width = Math.round(entry.contentRect.width);
+      if (this.width && width !== this.width && this.state) {
+        this.told.clear(); // charts are drawn for a width
+        this.update(this.state);
+      }
+      this.width = width;
+    });
+    this.resize.observe(root);
+  }
+
+  end() {
+    this.resize.disconnect();
+  }
+
+  absent() {
+    this.waiting.textContent = "There is no such run: it may be too old to be kept.";
+  }
+
+  update(state) {
+    if (!this.state) this.build();
+    this.state = state;
+    const { attempts, ...top } = state;
+    this.part("head", [top.name, top.status, top.kind, top.run], () => head(state));
+    this.part("numbers", [top.status, top.done, top.running, top.tasks, top.rows_out, top.rate, top.recent, top.elapsed, top.failures, top.totals, attempts.status], () => numbers(state));
+    this.part("limits", [top.found, top.phases, top.unmeasured], () => limits(state));
+    this.part("first", [top.failed[0], top.failures, top.status, attempts.status], () => firstFailure(state));
+    this.part("stages", [top.stages], () => stages(state));
+    this.part("curves", [top.throughput, top.metrics], () => curves(state, this.places.curves));
+    this.part("failures", [top.failed, top.failures], () => failures(state));
+    this.part("bad", [top.reasons, top.examples, top.totals], () => badRows(state));
+    this.part("latency", [top.latency], () => latency(state, this.places.latency));
+    this.part("dropped", [top.dropped, top.forgotten], () => dropped(state));
+    this.part("facts", [top.details, top.run, top.started], () => facts(state));
+    this.part("timeline", [attempts], () => this.timeline.draw(state));
+    this.gallery.update(state);
+    this.logs.update(state);
+  }
+
+  /** Draw a part anew where what it shows has changed. */
+  part(name, shown, make) {
+    const text = JSON.stringify(shown);
+    if (this.told.get(name) === text) return;
+    this.told.set(name, text);
+    const made = make();
+    if (made) {
+      put(this.places[name], made);
+      this.places[name].hidden = made.length === 0;
+    }
+  }
+
+  build() {
+    const place = (name, tag = "section", cls = "") => (this.places[name] = h(tag, { class: `${name} ${cls}`.trim() }));
+    this.waiting.remove();
+    this.places.timeline = h("div", { hidden: true });
+    this.root.append(
+      place("head", "div"),
+      place("numbers", "section", "card"),
+      h("div", { class: "pair" }, place("limits", "section", "card"), place("first", "section", "card")),
+      this.timeline.element,
+      place("stages", "section", "card"),
+      place("curves"),
+      this.gallery.element,
+      place("failures", "section", "card"),
+      h("div", { class: "pair even" }, place("latency", "section", "card"), place("bad", "section", "card")),
+      this.logs.element,
+      h("div", { class: "pair even" }, place("facts", "section", "card"), place("dropped", "section", "card")),
+    );
+  }
+}
+
+function head(state) {
+  return [h("h1", {}, state.name), status(state.status), h("p", { class: "quiet" }, [state.kind, state.run].filter(Boolean).join(" · "))];
+}
+
+function curves(state, place) {
+  const charts = [];
+  const begin = state.throughput[0]?.[0] ?? state.started;
+  if (state.throughput.length) {
+    const points = state.throughput.map(([t, v]) => [t, null, v]);
+    charts.push(["Throughput, rows/s", [{ partition: null, points }], rate, "each task's rows, spread evenly over its time"]);
+  }
+  for (const metric of state.metrics) charts.push([metric.name, metric.lines, undefined, ""]);
+  if (!charts.length) return [];
+  const columns = place.clientWidth >= 1000 ? 3 : place.clientWidth >= 560 ? 2 : 1;
+  const width = ((place.clientWidth || 320) - 12 * (columns - 1)) / columns - 34;
+  const grid = h("div", { class: "charts" }, charts.map(([name, lines, format, note]) => lineChart({ name, lines, begin, width, format, note })));
+  grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
+  return [h("h2", {}, "Throughput and metrics"), grid];
+}
