@@ -190,6 +190,7 @@ def test_a_hub_that_dies_changes_nothing(spark: SparkSession, kind: str, store: 
     after = gap.transform(table(spark, 200, 2), lambda x: {"y": x}, keep=["id"])
     assert after.toArrow().num_rows == 200
     assert gap.summary(after).rows_out == 200  # the next run has a hub again
+    until(store, gap.summary(after).run, lambda state: state.task_count() == 2)
 
 
 def held(path: str) -> gap.Model:

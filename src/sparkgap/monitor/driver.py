@@ -129,7 +129,7 @@ class Monitor:
             follower.look()
 
     def close(self) -> None:
-        """Stop listening and following; the store stays."""
+        """Stop listening and following; the store stays, and the next run opens everything anew."""
         with self._lock:
             for hub in self._hubs.values():
                 hub.close()
@@ -138,6 +138,7 @@ class Monitor:
             self._hubs.clear()
             self._followers.clear()
             self._stages.close()
+            self._stages = StageWatch(self.store)
 
 
 def _port(spark: SparkSession) -> int:

@@ -365,6 +365,6 @@ class TestFlood:
 
 def _begin_and_die(address: wire.Address) -> None:
     sender = sending.TcpSender(address)
-    begun = reporter.Reporter().begin(sender, "r", Task(1, 0, 7), TaskStats(1, 0, 7))
-    sender.send("r", begun.take(), wait=10.0)
+    begun = reporter.Attempted(sender, "r", Task(1, 0, 7), TaskStats(1, 0, 7))
+    assert sender.send("r", begun.take(), wait=10.0)
     os._exit(9)
