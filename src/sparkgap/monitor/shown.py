@@ -211,14 +211,24 @@ def _histogram_of(array: np.ndarray) -> dict[str, Any]:
     finite = values[np.isfinite(values)]
     found: dict[str, Any] = {"shape": list(array.shape), "dtype": str(array.dtype), "missing": int(values.size - finite.size)}
     if finite.size:
+        counts, edges = _bins(finite)
         with np.errstate(over="ignore"):
-            counts, edges = np.histogram(finite, BINS)
-            found |= {
-                "counts": counts.tolist(), "edges": edges.tolist(), "zeros": int((finite == 0).sum()),
-                "min": float(finite.min()), "max": float(finite.max()),
-                "mean": _finite(finite.mean()), "std": _finite(finite.std()),
-            }  # fmt: skip
+            mean, std = finite.mean(), finite.std()
+        found |= {
+            "counts": counts, "edges": edges, "zeros": int((finite == 0).sum()),
+            "min": float(finite.min()), "max": float(finite.max()), "mean": _finite(mean), "std": _finite(std),
+        }  # fmt: skip
     return found
+
+
+def _bins(values: np.ndarray) -> tuple[list[int], list[float]]:
+    """Count values in bins of one width; in one bin where they lie too near to, or too far from, each other."""
+    low, high = float(values.min()), float(values.max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.linspace(low, high, BINS + 1)
+        if not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
+            return [int(values.size)], [low, high]
+    return np.histogram(values, edges)[0].tolist(), edges.tolist()
 
 
 def _finite(value: np.floating) -> float | None:
