@@ -267,6 +267,17 @@ def test_a_sample_that_cannot_be_shown_costs_nothing(spark: SparkSession, store:
         assert any(a.name == "sample: rows" for a in state.artifacts)
 
 
+def test_where_tasks_have_no_way_reports_do_no_harm(spark: SparkSession) -> None:
+    def model(x):
+        gap.report(a=1.0)
+        gap.show("b", x)
+        return {"y": 2 * x}
+
+    df = table(spark, 10, 1)
+    double = gap.udf(gap.load(model), like=df)
+    assert [r.y for r in df.select(double("x").alias("y")).collect()] == [2.0 * n for n in range(10)]
+
+
 def test_report_and_show_work_without_spark(store: Store) -> None:
     gap.report(loss=0.5, step=1)
     gap.show("words", "some text")

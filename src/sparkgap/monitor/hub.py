@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sparkgap.monitor import wire
+from sparkgap.monitor.history import SILENT_SECONDS
 from sparkgap.monitor.store import Store
 from sparkgap.monitor.wire import Address
 
@@ -145,6 +146,7 @@ class Follower:
         self._keep = store.history is None or store.history.folder != folder
         self._runs: set[str] = set()
         self._read: dict[Path, int] = {}
+        self._grown: dict[Path, float] = {}
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._warned = False
@@ -167,6 +169,10 @@ class Follower:
             for run in list(self._runs):
                 for path in sorted((self._folder / run).glob("*.jsonl")):
                     self._tail(path)
+            for path, grown in list(self._grown.items()):
+                if time.monotonic() - grown > SILENT_SECONDS:  # a file has no end that tells of a process that was killed
+                    del self._grown[path]
+                    self._store.gone(path.stem)
 
     def close(self) -> None:
         """Stop looking."""
@@ -190,6 +196,7 @@ class Follower:
             text = file.read()
         whole = text.rfind(b"\n") + 1  # the rest of a line is read when it is there
         self._read[path] = start + whole
+        self._grown[path] = time.monotonic()
         for line in text[:whole].split(b"\n"):
             if line.strip():
                 self._take(line)

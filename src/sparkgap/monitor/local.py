@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +13,8 @@ from sparkgap.monitor.events import Event
 from sparkgap.monitor.points import numbers
 
 RUN = "local"
+_log = logging.getLogger("sparkgap.monitor")
+_complained = False
 
 
 def report(step: float | None, values: Mapping[str, Any]) -> None:
@@ -22,7 +26,31 @@ def report(step: float | None, values: Mapping[str, Any]) -> None:
 
 
 def say(event: Event) -> None:
-    """Keep an event in the store of this process."""
+    """Keep an event in the store of this process; not on an executor, where nobody would ever look at it."""
+    if _on_executor():
+        return
     from sparkgap.monitor import driver  # on an executor this is never loaded
 
     driver.monitor().store.say(event)
+
+
+def _on_executor() -> bool:
+    global _complained
+    pyspark = sys.modules.get("pyspark")
+    if not _in_child and (pyspark is None or pyspark.TaskContext.get() is None):
+        return False
+    if not _complained:
+        _complained = True
+        _log.warning(
+            "gap.report and gap.show tell nothing here: this task, or this model's own process, has no way to the driver."
+        )
+    return True
+
+
+_in_child = False
+
+
+def in_child() -> None:
+    """Note that this is the process of a model, not that of a user's program."""
+    global _in_child
+    _in_child = True

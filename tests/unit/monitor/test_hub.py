@@ -268,6 +268,25 @@ class TestFolder:
         with store.reading("r") as state:
             assert state.totals().rows_out == 10
 
+    def test_a_file_that_grows_no_more_is_of_a_process_that_is_gone(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        follower = Follower(store, tmp_path)
+        follower.close()
+        follower.follow("r")
+        begun = reporter.Attempted(FolderSender(str(tmp_path)), "r", Task(1, 0, 7), TaskStats(1, 0, 7))
+        begun.say(events.TaskStarted(run="r", time=time.time(), task=begun.task, host="h", pid=1))
+        begun.sender.send("r", begun.take())
+        follower.look()
+        assert attempt(store).status == "running"
+        monkeypatch.setattr("sparkgap.monitor.hub.SILENT_SECONDS", -1.0)
+        follower.look()
+        assert attempt(store).status == "lost"
+        begun.over(True)
+        begun.sender.send("r", begun.take())
+        follower.look()
+        assert attempt(store).status == "ok"  # it was only slow
+
     def test_a_folder_that_cannot_be_written_is_said_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         (tmp_path / "file").write_text("")
         sender = FolderSender(str(tmp_path / "file"))
