@@ -50,8 +50,8 @@ def test_another_versions_events_are_read_as_far_as_known() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("aZ0☃", max_size=5),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text("aZ0☃", max_size=5), x, max_size=3),
     max_leaves=8,
 )
 
