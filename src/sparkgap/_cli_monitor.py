@@ -118,9 +118,9 @@ COMMANDS = (runs, watch, ui)
 
 
 def _path(folder: Path | None) -> Path:
-    from sparkgap.monitor.history import default_folder
+    from sparkgap._folders import runs_folder
 
-    return folder or default_folder()
+    return folder or runs_folder()
 
 
 def _store(folder: Path | None) -> Store:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparkgap._errors import SessionError
+from sparkgap._folders import cache_folder
 
 MINIMUM = 17
 _PROBE_SECONDS = 60.0
@@ -109,15 +110,6 @@ def parse_probe(text: str) -> tuple[str, str | None]:
         raise ValueError("no version line")
     home = re.search(r"^\s*java\.home = (.+?)\s*$", text, re.MULTILINE)
     return version.group(1), home and home.group(1)
-
-
-def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
-    """Folder for what can be made again: SPARKGAP_CACHE, else ``sparkgap`` in the user's cache folder."""
-    environ = os.environ if environ is None else environ
-    if chosen := environ.get("SPARKGAP_CACHE"):
-        return Path(chosen).expanduser()
-    base = environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "sparkgap"
 
 
 def wrapped_home(runtime: Path, version: str, cache: Path) -> Path:

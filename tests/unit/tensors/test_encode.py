@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sparkgap._errors import ConfigurationError, DataError, ModelOutputError, SignatureError
 from sparkgap.tensors.casts import numpy_dtype
 from sparkgap.tensors.columns import Column, Raw
-from sparkgap.tensors.encode import Encoding, arrow_type, encode, scatter
+from sparkgap.tensors.encode import Encoding, arrow_type, encode
 from sparkgap.tensors.spec import NUMERIC, TensorSpec
 
 SPARK = {
@@ -203,28 +203,3 @@ def test_batches_too_large_for_32_bit_offsets() -> None:
     wide = np.broadcast_to(np.float64(0), (4, 2**26))
     with pytest.raises(DataError, match="has 2,147,483,648 bytes in one batch"):
         encode(wide, TensorSpec("y", "float64", (None,)), "binary")
-
-
-@settings(max_examples=200, deadline=None)
-@given(data=st.data())
-def test_scatter_puts_rows_back(data: st.DataObject) -> None:
-    n = data.draw(st.integers(0, 6))
-    good = data.draw(st.lists(st.integers(0, n - 1), unique=True)) if n else []
-    values = np.arange(len(good) * 2, dtype=np.float32).reshape(-1, 2)
-    column = (
-        encode(values, TensorSpec.of("y", values))
-        if data.draw(st.booleans())
-        else pa.array([f"r{i}" for i in good], pa.string())
-    )
-    found = scatter(column, np.array(good, np.int64), n)
-    assert found.type == column.type
-    expected: list[Any] = [None] * n
-    for row, value in zip(good, column.to_pylist(), strict=True):
-        expected[row] = value
-    assert found.to_pylist() == expected
-
-
-def test_scatter_of_all_rows_is_the_column_itself() -> None:
-    column = pa.array([1, 2, 3])
-    assert scatter(column, np.arange(3), 3) is column
-    assert scatter(column, np.array([2, 1, 0]), 3).to_pylist() == [3, 2, 1]
