@@ -236,7 +236,8 @@ def _work(call: dict[str, Any]) -> Iterator[Callable[[], SparkSession]]:
 def _session(master: str | None, conf: dict[str, str], at_end: contextlib.ExitStack) -> SparkSession:
     import sparkgap as gap
 
-    spark = gap.session(master, conf=conf)
+    # The command draws its own line.
+    spark = gap.session(master, conf={"spark.sparkgap.monitor.progress": "false", **conf})
     at_end.callback(spark.stop)
     return spark
 

@@ -267,15 +267,44 @@ def test_a_sample_that_cannot_be_shown_costs_nothing(spark: SparkSession, store:
         assert any(a.name == "sample: rows" for a in state.artifacts)
 
 
+def test_column_functions_tell_too_each_for_itself(spark: SparkSession, store: Store) -> None:
+    def double(x):
+        gap.report(doubled=float(x[0]))
+        print("double")
+        return {"y": 2 * x}
+
+    def triple(x):
+        gap.report(tripled=float(x[0]))
+        print("triple")
+        return {"z": 3 * x}
+
+    df = table(spark, 1000, 2)
+    functions = [gap.udf(gap.load(f), like=df) for f in (double, triple)]
+    two, three = (f("x").alias(n) for f, n in zip(functions, "yz", strict=True))
+    got = df.select("id", two, three).orderBy("id").collect()
+    assert [(r.y, r.z) for r in got] == [(2.0 * n, 3.0 * n) for n in range(1000)]
+    for function, name, word in zip(functions, ("doubled", "tripled"), ("double", "triple"), strict=True):
+        summary = gap.summary(function)
+        assert (summary.rows_in, summary.rows_out, summary.tasks) == (1000, 1000, 2)
+        with store.reading(summary.run) as state:
+            assert state is not None
+            assert {s.name for s in state.series.values()} == {name}
+            assert {line.text for line in state.logs} == {word}
+            assert state.kind == "udf"
+
+
 def test_where_tasks_have_no_way_reports_do_no_harm(spark: SparkSession) -> None:
     def model(x):
         gap.report(a=1.0)
         gap.show("b", x)
         return {"y": 2 * x}
 
-    df = table(spark, 10, 1)
-    double = gap.udf(gap.load(model), like=df)
-    assert [r.y for r in df.select(double("x").alias("y")).collect()] == [2.0 * n for n in range(10)]
+    spark.conf.set(driver.ENABLED, "false")
+    try:
+        out = gap.transform(table(spark, 10, 1), model, keep=["id"])
+    finally:
+        spark.conf.unset(driver.ENABLED)
+    assert [r.y for r in out.orderBy("id").collect()] == [2.0 * n for n in range(10)]
 
 
 def test_report_and_show_work_without_spark(store: Store) -> None:

@@ -114,14 +114,14 @@ def transform(
         sample=Sampling.of(sample),
     )
     explanation = Explanation.of(plan, loaded, decision, spark)
-    opened = driver.monitor().open(spark, "transform", _label(model, loaded), _details(explanation, spark))
+    opened = driver.monitor().open(spark, "transform", label(model, loaded), _details(explanation, spark))
     frame = _frame(replace(plan, run=opened.run, channel=opened.address), decision, spark)
     watch(frame, opened)
     remember(frame, explanation)
     return frame
 
 
-def _label(given: Any, loaded: Model) -> str:
+def label(given: Any, loaded: Model) -> str:
     """Return a short name of a model for people: of its file, its function or its class."""
     if isinstance(given, str | os.PathLike):
         return PurePath(given).name

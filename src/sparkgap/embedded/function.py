@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,14 @@ import pyarrow as pa
 from sparkgap import _spark
 from sparkgap._errors import ConfigurationError
 from sparkgap.embedded import planning
-from sparkgap.embedded.api import check_batch, fixed, output_type, sample_rows, shipped
+from sparkgap.embedded.api import check_batch, fixed, label, output_type, sample_rows, shipped
 from sparkgap.embedded.boundary import Decision
 from sparkgap.embedded.options import Batching, OnError
 from sparkgap.embedded.plan import Input, Output, TransformPlan
 from sparkgap.embedded.worker import run_columns
 from sparkgap.models.model import Model, load
+from sparkgap.monitor import driver
+from sparkgap.monitor.summary import watch
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -75,8 +76,10 @@ def udf(
     check_batch(batching, loaded)
     loaded, planned = _inputs(loaded, inputs, like)
     results = planning.plan_outputs(outputs, loaded.signature)
+    details = {"boundary": "rows", "batch": str(batching.size or "by the bytes of a row"), "device": device}
+    opened = driver.monitor().open(spark, "udf", label(model, loaded), details)
     plan = TransformPlan(
-        run=uuid.uuid4().hex,
+        run=opened.run,
         model=shipped(loaded, spark),
         inputs=planned,
         outputs=results,
@@ -85,9 +88,11 @@ def udf(
         batching=fixed(batching, loaded),
         on_error=policy,
         device=device,
-        channel=None,
+        channel=opened.address,
     )
-    return _spark.column_function(_body(plan), _return_type(results))
+    function = _spark.column_function(_body(plan), _return_type(results))
+    watch(function, opened)
+    return function
 
 
 def _inputs(model: Model, inputs: Any, like: DataFrame | None) -> tuple[Model, tuple[Input, ...]]:

@@ -25,6 +25,7 @@ from sparkgap.embedded.scoring import Scored, Scorer
 from sparkgap.embedded.writing import assemble, join_small
 from sparkgap.models import cache, registry
 from sparkgap.models.base import Predictor, Runtime
+from sparkgap.monitor.reporter import Attempted, focus
 from sparkgap.monitor.stats import TaskStats
 from sparkgap.monitor.task import telling
 
@@ -111,10 +112,10 @@ def _read_rows(plan: TransformPlan, split: Split) -> int:
 
 def _run(plan: TransformPlan, stats: TaskStats, chunks: Callable[[], Iterator[Chunk]]) -> Iterator[pa.RecordBatch]:
     with (
-        telling(plan.channel, plan.run, stats, _cpus()),
+        telling(plan.channel, plan.run, stats, _cpus()) as begun,
         Prefetch(lambda: _decoded(plan, stats, chunks()), plan.batching.prefetch) as feed,
     ):
-        yield from _writing(stats, join_small(_results(plan, stats, feed)))
+        yield from _writing(stats, join_small(_results(plan, stats, feed, begun)))
 
 
 def _cpus() -> int:
@@ -176,9 +177,12 @@ def _row_bytes(shape: Sequence[int | None], dtype: str) -> int:
     return size
 
 
-def _results(plan: TransformPlan, stats: TaskStats, feed: Iterator[Decoded]) -> Iterator[pa.RecordBatch]:
+def _results(
+    plan: TransformPlan, stats: TaskStats, feed: Iterator[Decoded], begun: Attempted | None
+) -> Iterator[pa.RecordBatch]:
     scorer: Scorer | None = None
     for decoded in _timed(stats, "starved", feed):
+        focus(begun)
         _check_bad(plan, decoded.batch, decoded.bad)
         if scorer is None:
             scorer = _scorer(plan, stats)

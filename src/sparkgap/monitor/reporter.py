@@ -46,10 +46,14 @@ Point = tuple[int, float, float | None, Mapping[str, Any]]
 
 
 class Reporter:
-    """Takes what the task at hand says, and has it sent. One per process; made at its first task."""
+    """Takes what the task at hand says, and has it sent. One per process; made at its first task.
+
+    A process works on one task at a time, but a task may have several attempts' worth of runs in it: column expressions
+    that Spark puts into one worker. Each begins and ends by itself.
+    """
 
     def __init__(self) -> None:
-        self._begun: Attempted | None = None
+        self._begun: list[Attempted] = []
         self._late: deque[Attempted] = deque(maxlen=100)
         self._wake = threading.Event()
         self._lock = threading.Lock()  # held by whoever takes from the queues
@@ -72,7 +76,8 @@ class Reporter:
             run=run, time=time.time(), task=task, host=socket.gethostname(), pid=os.getpid(), cpus=cpus
         )
         begun.say(started)
-        self._begun = at_hand = begun
+        self._begun = [*self._begun, begun]
+        at_hand = begun
         self._wake.set()
         return begun
 
@@ -83,7 +88,8 @@ class Reporter:
             False where the driver could not be reached in time: the work goes on.
         """
         global at_hand
-        self._begun = at_hand = None
+        self._begun = [b for b in self._begun if b is not begun]
+        at_hand = self._begun[-1] if self._begun else None
         begun.over(ok)
         if not self._lock.acquire(timeout=HURRY_SECONDS):
             self._late.append(begun)  # the thread hangs in a connection that does not come about: it will send this, too
@@ -97,7 +103,7 @@ class Reporter:
         busy_until = 0.0
         while True:
             now = time.monotonic()
-            self._wake.wait(max(EVERY, busy_until - now) if self._begun is not None or self._late else None)
+            self._wake.wait(max(EVERY, busy_until - now) if self._begun or self._late else None)
             self._wake.clear()
             started = time.thread_time()
             try:
@@ -105,7 +111,7 @@ class Reporter:
             except Exception:  # seeing never fails the work, and a bug here must be found
                 _log.exception("The monitor could not send what the task said.")
             pause = (time.thread_time() - started) / SHARE
-            if self._begun is not None and self._begun.flooded:
+            if any(b.flooded for b in self._begun):
                 pause = max(pause, FLOODED_EVERY)
             busy_until = time.monotonic() + pause
 
@@ -114,11 +120,9 @@ class Reporter:
             while self._late:
                 late = self._late.popleft()
                 late.sender.send(late.run, late.take())
-            begun = self._begun
-            # What cannot be sent now stays in the queues, where it is bounded and counted.
-            if begun is not None and begun.sender.ready():
-                told = begun.take()
-                if told:
+            for begun in self._begun:
+                # What cannot be sent now stays in the queues, where it is bounded and counted.
+                if begun.sender.ready() and (told := begun.take()):
                     begun.sender.send(begun.run, told)
 
 
@@ -267,6 +271,12 @@ def reporter() -> Reporter:
         if _current is None:
             _current = Reporter()
         return _current
+
+
+def focus(begun: Attempted | None) -> None:
+    """Note whose work goes on from here; what is reported, printed or logged is its own."""
+    global at_hand
+    at_hand = begun
 
 
 def _forget() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,19 +103,19 @@ class RunSummary:
 _watched: weakref.WeakKeyDictionary[Any, Opened] = weakref.WeakKeyDictionary()
 
 
-def watch(frame: DataFrame, opened: Opened) -> None:
-    """Remember which run a DataFrame belongs to."""
+def watch(frame: Any, opened: Opened) -> None:
+    """Remember which run a DataFrame or a column function belongs to."""
     _watched[frame] = opened
 
 
-def summary(frame: DataFrame) -> RunSummary:
-    """Tell what the latest action on a transformed DataFrame did. Driver side; does not wait.
+def summary(frame: DataFrame | Callable[..., Any]) -> RunSummary:
+    """Tell what the latest action on a transformed DataFrame, or with a column function, did. Driver side; does not wait.
 
     Args:
-        frame: what `transform` returned (not a DataFrame derived from it).
+        frame: what `transform` or `udf` returned (not a DataFrame derived from it).
 
     Raises:
-        ConfigurationError: `frame` is not such a DataFrame.
+        ConfigurationError: `frame` is neither.
     """
     opened = _watched.get(frame)
     if opened is None:

@@ -34,7 +34,7 @@ def telling(address: Address | None, run: str, stats: TaskStats, cpus: int = 1) 
     begun = reporter().begin(sender(address), run, Task(stats.stage, stats.partition, stats.attempt), stats, cpus)
     ok = False
     try:
-        with captured(begun):
+        with captured():
             yield begun
         ok = True
     except GeneratorExit:  # Spark needs no more rows, as with LIMIT
