@@ -45,7 +45,8 @@ class Sampling:
 
     Args:
         rows: rows of the first batch of each task that are shown, decoded, with their outputs; 0 for none.
-        layers: names of layers whose activations on these rows are shown as histograms (PyTorch modules, Keras models).
+        layers: names of layers whose activations on these rows are shown as histograms: of PyTorch modules and Keras
+            models by their names, of ONNX models by the names of tensors.
 
     Raises:
         ConfigurationError: `rows` is not a whole number from 0 to 100, or there are layers and no rows.

@@ -4,6 +4,7 @@ It answers frames one after the other until the stream ends. The commands:
 
     open     ref, path, device, threads   load the model; the answer is `ok`
     predict  + tensors                    the answer is `ok` + tensors
+    layers   names + tensors              likewise
     call     target, arguments            call a function "module:name" with JSON arguments; the answer is `ok` + value
 
 What goes wrong inside a command is answered as `error`. Prints of frameworks go to stderr, which the parent reads.
@@ -76,6 +77,9 @@ class _Server:
         if command == "predict":
             assert self._predictor is not None, "predict before open"
             return {"kind": "ok"}, self._predictor.predict(block)
+        if command == "layers":
+            assert self._predictor is not None, "layers before open"
+            return {"kind": "ok"}, self._predictor.layers(request["names"], block)
         if command == "open":
             self._predictor = _open(request)
             return {"kind": "ok"}, {}

@@ -81,8 +81,8 @@ class Predictor(ABC):
             ConfigurationError: there is no such layer, or models of this framework do not show theirs.
         """
         raise ConfigurationError(
-            "Models of this framework do not show their layers; those of PyTorch (modules) and Keras (functional and "
-            "sequential models) do. Leave out layers."
+            "Models of this framework do not show their layers; those of PyTorch (modules), Keras (functional and sequential "
+            "models) and ONNX do. Leave out layers."
         )
 
     def is_out_of_memory(self, error: BaseException) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -79,13 +79,15 @@ class OnnxAdapter(ModelAdapter):
     def open(self, path: Path, packed: Packed, runtime: Runtime) -> Predictor:
         """Create an inference session."""
         name = packed.meta["file"]
-        session = _session(path / name if name else path, runtime, optimize=True)
-        return _OnnxPredictor(session, packed.signature, packed.meta["constants"])
+        file = path / name if name else path
+        session = _session(file, runtime, optimize=True)
+        return _OnnxPredictor(session, packed.signature, packed.meta["constants"], file)
 
 
 class _OnnxPredictor(Predictor):
-    def __init__(self, session: Any, signature: Signature, constants: Mapping[str, Any]) -> None:
+    def __init__(self, session: Any, signature: Signature, constants: Mapping[str, Any], file: Path) -> None:
         self._session = session
+        self._file = file
         types = {i.name: _numpy_type(_DTYPES[i.type]) for i in session.get_inputs()}
         self._types = {s.name: types[s.name] for s in signature.inputs}
         self._constants = {k: np.asarray(v, types[k]) for k, v in constants.items()}
@@ -98,6 +100,11 @@ class _OnnxPredictor(Predictor):
         results = self._session.run(self._outputs, {**feed, **self._constants})
         named = zip(self._outputs, results, strict=True)
         return {k: finished(_rows(v) if k in self._maps else v, block.values()) for k, v in named}
+
+    def layers(self, names: Sequence[str], block: Block) -> dict[str, np.ndarray]:
+        probe = _probe(self._file, names)
+        feed = {name: block[name].astype(kind, copy=False) for name, kind in self._types.items()}
+        return dict(zip(names, probe.run(list(names), {**feed, **self._constants}), strict=True))
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         return "Failed to allocate memory" in str(error) or super().is_out_of_memory(error)
@@ -125,6 +132,23 @@ def _session(path: Path, runtime: Runtime, *, optimize: bool) -> Any:
             "CPU. Install the CUDA and cuDNN libraries that this onnxruntime-gpu wants, or use device='cpu'."
         )
     return session
+
+
+def _probe(file: Path, names: Sequence[str]) -> Any:
+    """Open the model once more, with these tensors as outputs, on the CPU."""
+    try:
+        import onnx
+    except ImportError:
+        raise ConfigurationError("To show the layers of an ONNX model, package onnx is needed: pip install onnx.") from None
+    ort = need("onnxruntime", extra="onnx", why=_WHY)
+    model = onnx.load(str(file))
+    known = [name for node in model.graph.node for name in node.output if name]
+    missing = [n for n in names if n not in known]
+    if missing:
+        raise ConfigurationError(f"The model has no tensor {', '.join(missing)}; it has {', '.join(known)}.")
+    here = {o.name for o in model.graph.output}
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in here)
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def _providers(ort: Any, device: str) -> list[Any]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from sparkgap._errors import ConfigurationError, ModelProcessError
 from sparkgap.models import bundle
@@ -83,6 +86,18 @@ class ProcessPredictor(Predictor):
                 if healed or self._child.timed_out:
                     raise
                 _log.warning("The process is started again and the block tried once more, because: %s", error)
+
+    def layers(self, names: Sequence[str], block: Block) -> dict[str, np.ndarray]:
+        """Ask the child what these layers give; see `Predictor.layers`.
+
+        Raises:
+            ModelProcessError: there is no child any more.
+            RemoteModelError: the model, or the lack of a layer, raised.
+        """
+        if self._child is None:
+            raise ModelProcessError("The process of this model has ended.")
+        request = {"command": "layers", "names": list(names)}
+        return dict(self._child.ask(request, block, timeout=self._timeout)[1])
 
     def close(self) -> None:
         """End the child."""
