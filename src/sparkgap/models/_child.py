@@ -18,6 +18,7 @@ from typing import Any
 from sparkgap import _errors
 from sparkgap._errors import ModelError, ModelProcessError
 from sparkgap.models._frames import Channel
+from sparkgap.monitor import relay
 from sparkgap.tensors.spec import Block
 
 _TAIL = 20
@@ -162,7 +163,9 @@ class Child:
         pipe = self._process.stdout
         assert pipe is not None
         while line := pipe.readline(1 << 16):
-            self._tail.append(line.decode(errors="replace").rstrip())
+            text = line.decode(errors="replace").rstrip()
+            self._tail.append(text)
+            relay.line(text)
             with contextlib.suppress(OSError):  # our own stderr may be closed; the child must not block for that
                 os.write(2, line)
         pipe.close()

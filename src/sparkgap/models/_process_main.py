@@ -25,7 +25,7 @@ from typing import Any
 
 from sparkgap.models._frames import Channel
 from sparkgap.models.base import Predictor, Runtime
-from sparkgap.monitor import local
+from sparkgap.monitor import relay
 from sparkgap.tensors.spec import Block
 
 _PR_SET_PDEATHSIG = 1
@@ -35,7 +35,7 @@ _SIGKILL = 9
 def main(arguments: list[str]) -> None:
     """Serve the parent on an inherited socket until it closes it or dies."""
     die_with(int(arguments[1]))
-    local.in_child()
+    relay.begin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # The parent stops a child that hangs by SIGTERM: this says where it hung, then lets the signal kill.
     faulthandler.register(signal.SIGTERM, all_threads=True, chain=True)
@@ -76,7 +76,8 @@ class _Server:
         command = request["command"]
         if command == "predict":
             assert self._predictor is not None, "predict before open"
-            return {"kind": "ok"}, self._predictor.predict(block)
+            result = self._predictor.predict(block)
+            return {"kind": "ok", "said": relay.drain()}, result
         if command == "layers":
             assert self._predictor is not None, "layers before open"
             return {"kind": "ok"}, self._predictor.layers(request["names"], block)

@@ -14,6 +14,7 @@ from sparkgap._errors import ConfigurationError, ModelProcessError
 from sparkgap.models import bundle
 from sparkgap.models._child import Child, RemoteModelError
 from sparkgap.models.base import Predictor, Runtime
+from sparkgap.monitor import relay
 from sparkgap.tensors.spec import Block
 
 __all__ = ["ProcessPredictor", "RemoteModelError", "call_in_child"]
@@ -81,7 +82,9 @@ class ProcessPredictor(Predictor):
                 healed = True
             assert self._child is not None
             try:
-                return self._child.ask({"command": "predict"}, block, timeout=self._timeout)[1]
+                answer, result = self._child.ask({"command": "predict"}, block, timeout=self._timeout)
+                relay.pass_on(answer.get("said", ()))
+                return result
             except ModelProcessError as error:
                 if healed or self._child.timed_out:
                     raise

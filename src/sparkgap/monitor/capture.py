@@ -69,7 +69,7 @@ _installed: _Installed | None = None
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            _say(record.levelname, record.name, self.format(record), record.created)
+            say(record.levelname, record.name, self.format(record), record.created)
         except Exception:  # as all handlers do: a record that cannot be formatted
             self.handleError(record)
 
@@ -107,13 +107,14 @@ class _Tee:
     def _say(self, line: str) -> None:
         text = line.rsplit("\r", 1)[-1]  # of a progress bar, its last state
         if text.strip():
-            _say("PRINT", self._name, text, time.time())
+            say("PRINT", self._name, text, time.time())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def _say(level: str, logger: str, text: str, at: float) -> None:
+def say(level: str, logger: str, text: str, at: float) -> None:
+    """Say a line for the attempt at hand, if there is one."""
     begun = reporter.at_hand
     if begun is not None:
         cut = text if len(text) <= MAX_LINE else text[: MAX_LINE - 1] + "…"

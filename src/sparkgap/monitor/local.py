@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sparkgap.monitor import events
+from sparkgap.monitor import events, relay
 from sparkgap.monitor.events import Event
 from sparkgap.monitor.points import numbers
 
@@ -27,7 +27,7 @@ def report(step: float | None, values: Mapping[str, Any]) -> None:
 
 def say(event: Event) -> None:
     """Keep an event in the store of this process; not on an executor, where nobody would ever look at it."""
-    if _on_executor():
+    if relay.keep(event) or _on_executor():
         return
     from sparkgap.monitor import driver  # on an executor this is never loaded
 
@@ -37,20 +37,9 @@ def say(event: Event) -> None:
 def _on_executor() -> bool:
     global _complained
     pyspark = sys.modules.get("pyspark")
-    if not _in_child and (pyspark is None or pyspark.TaskContext.get() is None):
+    if pyspark is None or pyspark.TaskContext.get() is None:
         return False
     if not _complained:
         _complained = True
-        _log.warning(
-            "gap.report and gap.show tell nothing here: this task, or this model's own process, has no way to the driver."
-        )
+        _log.warning("gap.report and gap.show tell nothing here: this task has no way to the driver.")
     return True
-
-
-_in_child = False
-
-
-def in_child() -> None:
-    """Note that this is the process of a model, not that of a user's program."""
-    global _in_child
-    _in_child = True

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 
 import sparkgap as gap
+from sparkgap.models.base import Runtime
+from sparkgap.models.process import ProcessPredictor
 from sparkgap.monitor import events, load, reporter, sending, task
 from sparkgap.monitor.events import Event
 from sparkgap.monitor.stats import TaskStats
@@ -120,6 +124,30 @@ def test_a_sender_that_fails_fails_nobody(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(task, "sender", lambda address: sending.NoSender())
     with task.telling(ADDRESS, "r", TaskStats()):
         gap.report(x=1)
+
+
+def test_a_model_in_a_process_of_its_own_is_heard(kept: Kept) -> None:
+    def model(x: np.ndarray) -> dict[str, np.ndarray]:
+        import sparkgap
+
+        sparkgap.report(3, inside=float(x[0]))
+        sparkgap.show("there", x)
+        print("printed there", flush=True)
+        return {"y": x}
+
+    predictor = ProcessPredictor(gap.load(model).ref, Runtime())
+    try:
+        with task.telling(ADDRESS, "r", TaskStats(1, 2, 3)):
+            predictor.predict({"x": np.array([7.0, 8.0])})
+            deadline = time.monotonic() + 30
+            while not any(line.text == "printed there" for line in kept.of(events.Log)):
+                assert time.monotonic() < deadline
+                threading.Event().wait(0.05)  # what is printed comes by another way than the answer
+    finally:
+        predictor.close()
+    assert [p[1:] for m in kept.of(events.Metrics) for p in m.points] == [(3, 7.0)]
+    (shown,) = kept.of(events.Artifact)
+    assert (shown.run, shown.name, shown.task) == ("r", "there", (1, 2, 3))
 
 
 def test_a_forked_child_does_not_speak_for_its_parent(kept: Kept) -> None:
