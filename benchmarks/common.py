@@ -107,7 +107,8 @@ class Result:
         rounds = len(next(iter(self.seconds.values())))
         lines = [f"## {self.title}", "", f"Median of {rounds} rounds, after {self.warm_up} that warm up.", ""]
         lines += [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
-        for name, seconds in self.seconds.items():
+        for name in self.difference:  # the contenders' own order
+            seconds = self.seconds[name]
             spread = f"{self.rows / max(seconds):,.0f} - {self.rows / min(seconds):,.0f}"
             ratios = [f"{self.rate(name) / self.rate(n):.2f}" for n in over]
             lines.append(_line([name, f"{self.rate(name):,.0f}", spread, *ratios, f"{self.difference[name]:.1e}"]))

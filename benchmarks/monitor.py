@@ -1,7 +1,8 @@
-"""What seeing costs, and how soon it is seen: `python -m benchmarks.monitor [overhead latency flood]`.
+"""What seeing costs, and how soon it is seen: `python -m benchmarks.monitor [overhead latency connect flood]`.
 
 overhead: the embedded transform of (a) with everything on (events, page, Prometheus exporter) against everything off.
-latency: seconds from `gap.report` in a task to the driver's store, and to a client of the page's event stream.
+latency: seconds from `gap.report` in a task to the driver's store, and to a client of the page's event stream; over TCP.
+connect: the same on Spark Connect, over files in a shared folder.
 flood: eight processes that report 100,000 times a second in all; every other five seconds they keep silent.
 """
 
@@ -11,6 +12,9 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -98,10 +102,27 @@ def watched(spark: Any, model: Any, tasks: int) -> Any:
 
 def latency(_: int) -> list[str]:
     """Measure how soon a report is in the store and on the page, over TCP, on a cluster of two executors."""
+    return delays_of(start("local-cluster[2,1,1024]"), "cluster, TCP")
+
+
+def connect(_: int) -> list[str]:
+    """Measure the same on Spark Connect, over files."""
+    from pyspark.sql import SparkSession
+
+    from sparkgap.monitor import driver
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    spark = SparkSession.builder.remote("local[2]").getOrCreate()
+    with tempfile.TemporaryDirectory() as folder:
+        spark.conf.set(driver.FOLDER, folder)
+        return delays_of(spark, "Connect, files")
+
+
+def delays_of(spark: Any, what: str) -> list[str]:
+    """Run eight tasks that report the time of day for half a minute, and see when that arrives."""
     import sparkgap as gap
     from sparkgap.monitor.driver import monitor
 
-    spark = start("local-cluster[2,1,1024]")
     store = monitor().store
     waves = LATENCY_TASKS // 2
     out = watched(spark, reporting_model(LATENCY_SECONDS / waves, LATENCY_EVERY), LATENCY_TASKS)
@@ -116,7 +137,7 @@ def latency(_: int) -> list[str]:
         out.write.format("noop").mode("overwrite").save()
         done.set()
     spark.stop()
-    return [line(name, values) for name, values in (("the store", delays), ("the page", page_delays))]
+    return [line(f"{what}: to {end}", values) for end, values in (("the store", delays), ("the page", page_delays))]
 
 
 def listen(store: Any, run: str, delays: list[float], done: threading.Event) -> None:
@@ -161,7 +182,7 @@ def line(where: str, delays: list[float]) -> str:
     """Describe delays."""
     values = sorted(delays)
     p50, p99 = (values[min(len(values) - 1, int(len(values) * q))] for q in (0.5, 0.99))
-    return f"latency: from gap.report to {where}: p50 {p50:.2f} s, p99 {p99:.2f} s, max {values[-1]:.2f} s ({len(values):,})"
+    return f"latency: {where}: p50 {p50:.2f} s, p99 {p99:.2f} s, max {values[-1]:.2f} s ({len(values):,})"
 
 
 def flooding(seconds: float, phase: float, rate: float) -> Callable[[Any], dict[str, Any]]:
@@ -172,18 +193,18 @@ def flooding(seconds: float, phase: float, rate: float) -> Callable[[Any], dict[
 
         report, a = gap.report, np.ones((40, 40), dtype=np.float32)
         done = [0, 0]
-        begin = time.time()
-        reports = 0
+        begin = before = time.time()
+        due = 0.0
         while (now := time.time()) < begin + seconds:
             loud = int(now / phase) % 2
             for _ in range(50):
                 a = a @ a / 40
             done[loud] += 50
-            if loud:
-                due = int(rate * (now - begin) / 2) - reports
-                for n in range(min(max(due, 0), 5000)):
-                    report(value=1.0, step=n)
-                reports += max(due, 0)
+            due += rate * (now - before) if loud else 0.0
+            before = now
+            for n in range(int(due)):
+                report(value=1.0, step=n)
+            due -= int(due)
         # counted in units a second of processor time, for other processes share the cores
         gap.report(quiet_units=done[0], loud_units=done[1])
         return {"y": x}
@@ -231,7 +252,7 @@ def flood(_: int) -> list[str]:
     ]
 
 
-PARTS = {"overhead": overhead, "latency": latency, "flood": flood}
+PARTS = {"overhead": overhead, "latency": latency, "flood": flood, "connect": connect}
 
 
 def main() -> None:
@@ -240,11 +261,15 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*PARTS, []], help="default all")
     parser.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args()
-    print(facts(("pyspark", "pyarrow", "numpy", "torch")), flush=True)
+    if len(given.names) != 1:
+        print(facts(("pyspark", "pyarrow", "numpy", "torch")), flush=True)
     settle()
     os.environ.setdefault("SPARKGAP_RUNS", str(Path(ROOT) / "benchmarks" / "data" / "runs"))
-    for name in given.names or PARTS:
-        print("\n".join(PARTS[name](given.repeats)), flush=True)
+    if len(given.names) == 1:
+        print("\n".join(PARTS[given.names[0]](given.repeats)), flush=True)
+        return
+    for name in given.names or PARTS:  # a process each: a classic session and Connect do not go together in one
+        subprocess.run([sys.executable, "-m", "benchmarks.monitor", name, "--repeats", str(given.repeats)], check=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ PROGRESS_EVERY = 0.5
 FLOODED_EVERY = 0.8
 """Seconds between two sendings where more is said than can be sent anyway."""
 SHARE = 0.005
-"""Part of one core that encoding and sending may take."""
+"""Part of one core that encoding and sending may take, as far as `LONGEST` allows."""
+LONGEST = 0.4
+"""Longest pause between two sendings that are no flood: what is said must be seen within a second."""
 MAX_METRICS = 250
 """Calls of `gap.report` that may wait."""
 MAX_OTHERS = {"log": 500, "artifact": 20, "failure": 1000}
@@ -110,7 +112,7 @@ class Reporter:
                 self._send_once()
             except Exception:  # seeing never fails the work, and a bug here must be found
                 _log.exception("The monitor could not send what the task said.")
-            pause = (time.thread_time() - started) / SHARE
+            pause = min((time.thread_time() - started) / SHARE, LONGEST)
             if any(b.flooded for b in self._begun):
                 pause = max(pause, FLOODED_EVERY)
             busy_until = time.monotonic() + pause

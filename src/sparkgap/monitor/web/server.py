@@ -51,6 +51,11 @@ class Page:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/?token={quote(self.token, safe='')}"
 
+    @property
+    def closed(self) -> bool:
+        """Whether it serves no more."""
+        return self._server.should_exit
+
     def close(self) -> None:
         """Stop serving. Streams that are open end."""
         self._app.state.closing = True
@@ -105,7 +110,7 @@ _starting = threading.Lock()
 
 
 def page(host: str = "127.0.0.1", port: int = 0) -> Page:
-    """Return the page of this process, started at the first call.
+    """Return the page of this process, started at the first call, and anew after it was closed.
 
     Args:
         host: where to listen, at the first call.
@@ -119,6 +124,6 @@ def page(host: str = "127.0.0.1", port: int = 0) -> Page:
 
     global _page
     with _starting:
-        if _page is None:
+        if _page is None or _page.closed:
             _page = serve(monitor().store, host, port)
         return _page

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from web_runs import Making, pictures, rich
 
+import sparkgap as gap
 from sparkgap import _errors
 from sparkgap.monitor import events
 from sparkgap.monitor.events import Task
@@ -176,3 +177,15 @@ def test_a_taken_port_and_a_bad_token_are_said_at_once(store):
 def test_the_address_has_the_token_and_loopback(page):
     assert page.url == f"http://127.0.0.1:{page.port}/?token={page.token}"
     assert len(page.token) >= 32
+
+
+def test_a_process_has_one_page_until_it_is_closed():
+    first = gap.page()
+    try:
+        assert gap.page() is first
+        first.close()
+        second = gap.page()
+        assert second is not first
+        assert httpx.get(second.url, follow_redirects=True).status_code == 200
+    finally:
+        gap.page().close()
