@@ -100,7 +100,8 @@ def test_a_large_model_is_in_no_closure_and_loads_once_in_a_worker(spark, monkey
     assert sorted(table["y"].to_pylist()) == [i * 62_499_999.0 for i in range(64)]
     summary = gap.summary(out)
     assert summary.tasks == 16
-    assert summary.total.model_loads == len(set(table["pid"].to_pylist())) <= 2
+    workers = len(set(table["pid"].to_pylist()))  # Spark takes any idle one, and earlier jobs may have left more than two
+    assert summary.total.model_loads == workers < summary.tasks
 
 
 def test_a_model_that_executors_cannot_see_travels_as_an_artifact_once(spark, monkeypatch):
