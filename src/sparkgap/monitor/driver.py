@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import uuid
@@ -23,8 +22,6 @@ from sparkgap.monitor.wire import Address
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-_log = logging.getLogger("sparkgap.monitor")
 
 ENABLED = "spark.sparkgap.monitor.enabled"
 PORT = "spark.sparkgap.monitor.port"

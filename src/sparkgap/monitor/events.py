@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple
 
 VERSION = 1
@@ -261,8 +261,3 @@ _FREEZE: dict[str, Callable[[Any], Any]] = {
     "points": lambda raw: tuple(tuple(p) for p in raw),
     "data": lambda raw: base64.b64decode(raw, validate=True),
 }
-
-
-def plain(event: Event) -> dict[str, Any]:
-    """Return an event as a dict with its type, for tables and logs; bytes stay bytes."""
-    return {"type": event.type, **asdict(event)}

@@ -10,7 +10,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ class History:
         self._counts: dict[tuple[str, str], int] = {}
         self._bytes: dict[str, int] = {}
         self._off = False
-        self._torn = False
         self._lock = threading.Lock()
 
     def keep(self, run: str, sender: str, told: Sequence[Mapping[str, Any]]) -> None:
@@ -118,7 +117,7 @@ def raw_events(lines: Sequence[bytes]) -> Iterator[Mapping[str, Any]]:
         yield from told
 
 
-def prune(folder: Path, keep_runs: int, keep_bytes: int, spare: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+def prune(folder: Path, keep_runs: int, keep_bytes: int, spare: Collection[str] = ()) -> list[str]:
     """Remove the oldest runs beyond the limits; those in `spare` stay. Returns the names of what went."""
     gone = []
     runs = _by_age(folder)

@@ -7,7 +7,7 @@ import datetime
 import pyarrow as pa
 
 from sparkgap.monitor.driver import monitor
-from sparkgap.monitor.state import RunState
+from sparkgap.monitor.state import RunState, span
 from sparkgap.monitor.store import Store
 from sparkgap.monitor.summary import of_state
 
@@ -57,8 +57,7 @@ def latest(store: Store, limit: int) -> list[str]:
 def _row(state: RunState) -> dict[str, object]:
     found = of_state(state)
     counted = state.counted()
-    begin = min((a.started for a in counted if a.started is not None), default=state.started)
-    end = max((a.ended or a.heard for a in counted), default=begin)
+    begin, end = span(counted, state.started)
     total = state.totals()
     return {
         "run": state.run, "kind": state.kind, "name": state.name, "status": state.status(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -15,8 +14,6 @@ from sparkgap.monitor.store import Store
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-_log = logging.getLogger("sparkgap.monitor")
 
 EVERY = 0.5
 

@@ -7,7 +7,7 @@ the one that is furthest among those still running. What failed or was lost adds
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -216,6 +216,11 @@ class RunState:
         known = self.stages.get(stage) if stage is not None else None
         return None if known is None else known.count
 
+    def retries(self, stage: int | None = None) -> int:
+        """Count the attempts of a stage that failed or were lost; of the latest one by default."""
+        stage = self.latest_stage if stage is None else stage
+        return sum(a.status in ("failed", "lost") for a in self.attempts.values() if a.task.stage == stage)
+
     def dropped(self) -> Counter[str]:
         """Count events that their tasks had to drop, by type, over all attempts."""
         total: Counter[str] = Counter()
@@ -259,6 +264,12 @@ class RunState:
         size = sum(len(a.data) for a in self.artifacts)
         while size > MAX_ARTIFACT_BYTES and len(self.artifacts) > 1:
             size -= len(self.artifacts.popleft().data)
+
+
+def span(attempts: Sequence[Attempt], begin: float = 0.0) -> tuple[float, float]:
+    """Return when the first of some attempts began and the last was heard of; `begin` twice where there is none."""
+    begin = min((a.started for a in attempts if a.started is not None), default=begin)
+    return begin, max((a.ended or a.heard for a in attempts), default=begin)
 
 
 def _rank(attempt: Attempt) -> tuple[bool, float, int, int]:

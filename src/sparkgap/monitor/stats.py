@@ -16,6 +16,9 @@ LATENCY_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0
 
 _SUMS = ("rows_in", "rows_out", "bytes_in", "bytes_out", "skipped", "nulled", "batches", "halvings", "model_loads")
 
+SUMS = ("rows_in", "rows_out", "bytes_in", "bytes_out", "skipped", "nulled", "batches", "halvings", "model_loads")
+"""Counters that add up over tasks."""
+
 PHASES = {
     "read": "waiting for Spark, or reading files",
     "decode": "columns to tensors, in the prefetch thread",
@@ -135,17 +138,7 @@ def add_up(tasks: list[TaskStats]) -> TaskStats:
     seconds: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for task in sorted(tasks, key=lambda t: t.partition):
-        for name in (
-            "rows_in",
-            "rows_out",
-            "bytes_in",
-            "bytes_out",
-            "skipped",
-            "nulled",
-            "batches",
-            "halvings",
-            "model_loads",
-        ):
+        for name in SUMS:
             setattr(total, name, getattr(total, name) + getattr(task, name))
         total.batch_rows = max(total.batch_rows, task.batch_rows)
         seconds.update(task.seconds)

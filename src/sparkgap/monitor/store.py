@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -145,14 +145,3 @@ class Store:
             while len(self._runs) > MAX_RUNS:
                 self._runs.pop(next(iter(self._runs)))
         state.apply(event)
-
-    def load(self, run: str, select: Callable[[RunState], bool] | None = None) -> bool:
-        """Read a past run from the history into memory; False where it is not there."""
-        if self.history is None:
-            return False
-        found = self.history.read(run)
-        if found is None or (select is not None and not select(found)):
-            return False
-        with self._lock:
-            self._runs.setdefault(run, found)
-        return True

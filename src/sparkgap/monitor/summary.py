@@ -137,13 +137,11 @@ def of_state(state: RunState) -> RunSummary:
     counted = [a for a in state.counted() if a.status == "ok"]
     if not counted:
         return _nothing(state.run)
-    stage = counted[0].task.stage
-    lost = sum(a.status in ("failed", "lost") for a in state.attempts.values() if a.task.stage == stage)
     return RunSummary(
         len(counted),
         add_up([a.stats for a in counted]),
         verdict=of_run(state),
-        retries=lost,
+        retries=state.retries(),
         dropped=dict(state.dropped()),
         run=state.run,
     )

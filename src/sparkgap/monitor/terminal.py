@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparkgap.monitor.state import RunState
+from sparkgap.monitor.state import RunState, span
 from sparkgap.monitor.store import Store
 from sparkgap.monitor.verdict import Verdict, of_run
 
@@ -62,12 +62,10 @@ class Line:
         if stage is None:
             return None
         counted = state.counted()
-        begin = min((a.started for a in counted if a.started is not None), default=0.0)
-        end = max((a.ended or a.heard for a in counted), default=begin)
-        lost = sum(a.status in ("failed", "lost") for a in state.attempts.values() if a.task.stage == stage)
+        begin, end = span(counted)
         return cls(
             state.run, stage, state.name, state.status(), sum(a.status == "ok" for a in counted), state.task_count(),
-            sum(a.stats.rows_out for a in counted), max(0.0, end - begin), lost, of_run(state),
+            sum(a.stats.rows_out for a in counted), max(0.0, end - begin), state.retries(), of_run(state),
         )  # fmt: skip
 
     @property

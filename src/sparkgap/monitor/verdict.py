@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sparkgap.monitor.state import Attempt, RunState
+from sparkgap.monitor.state import Attempt, RunState, span
 from sparkgap.monitor.stats import TaskStats, add_up
 
 MAIN = ("load", "starved", "model", "encode", "write")
@@ -70,8 +70,7 @@ def of_run(state: RunState) -> Verdict:
 
 def _of_the_whole(told: Sequence[Attempt], tasks: int | None, slots: int | None) -> Verdict | None:
     """Slots that have nothing to do, where that is more than a third of their time."""
-    begin = min(a.started or 0.0 for a in told)
-    end = max(a.ended or a.heard for a in told)
+    begin, end = span(told)
     count = tasks if tasks is not None else len(told)
     elapsed = end - begin
     if elapsed <= 0:

@@ -12,13 +12,12 @@ from typing import Any, TypeVar
 from sparkgap.monitor.events import Artifact, Failure, Task
 from sparkgap.monitor.exporters.snapshot import OVER, Point, Snapshot
 from sparkgap.monitor.state import Attempt, RunState, Series
-from sparkgap.monitor.stats import add_up
+from sparkgap.monitor.stats import SUMS, add_up
 from sparkgap.monitor.verdict import of_run
 
 MAX_NAMES = 50
 """Names of metrics in `Snapshot.latest`, first come, first served: what a loop over names makes must not grow for ever."""
 
-_COUNTS = ("rows_in", "rows_out", "bytes_in", "bytes_out", "skipped", "nulled", "batches", "halvings", "model_loads")
 _T = TypeVar("_T")
 
 
@@ -151,7 +150,7 @@ class Tracker:
 
 def _stage(key: Any, attempts: Sequence[Attempt], counted: Sequence[Attempt], tasks: int | None) -> _Stage:
     total = add_up([a.stats for a in counted])
-    totals: dict[str, float] = {name: getattr(total, name) for name in _COUNTS}
+    totals: dict[str, float] = {name: getattr(total, name) for name in SUMS}
     totals["cpu_seconds"] = fsum(a.cpu_seconds for a in counted)
     totals["task_seconds"] = fsum(a.seconds for a in counted)
     dropped: Counter[str] = Counter()

@@ -99,9 +99,9 @@ class Runs:
 
     def _past(self, run: str) -> RunState | None:
         history = self._store.history
-        if history is None or run not in history.runs():  # a name from outside must not become a path
+        if history is None:
             return None
-        size = self._size(run)
+        size = self._size(run)  # -1 for a name from outside that would be another path, and `read` takes only runs
         kept = self._states.get(run)
         if kept is None or kept[0] != size:
             state = history.read(run)

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import Any
 
 from sparkgap.monitor.events import Artifact, Failure, Log
-from sparkgap.monitor.state import Attempt, RunState
-from sparkgap.monitor.stats import LATENCY_BOUNDS, PHASES, TaskStats, add_up
+from sparkgap.monitor.state import Attempt, RunState, span
+from sparkgap.monitor.stats import LATENCY_BOUNDS, PHASES, SUMS, TaskStats, add_up
 from sparkgap.monitor.verdict import MAIN, Verdict, of_run
 from sparkgap.monitor.web.curves import metric_curves, throughput
 from sparkgap.monitor.web.plain import cut
@@ -90,26 +90,12 @@ def _status(state: RunState) -> str:
 
 
 def _elapsed(counted: Sequence[Attempt]) -> float:
-    told = [a for a in counted if a.started is not None]
-    if not told:
-        return 0.0
-    return max(0.0, max(a.ended or a.heard for a in told) - min(a.started or 0.0 for a in told))
+    begin, end = span([a for a in counted if a.started is not None])
+    return max(0.0, end - begin)
 
 
 def _totals(total: TaskStats) -> dict[str, Any]:
-    names = (
-        "rows_in",
-        "rows_out",
-        "bytes_in",
-        "bytes_out",
-        "skipped",
-        "nulled",
-        "batches",
-        "batch_rows",
-        "halvings",
-        "model_loads",
-    )
-    return {name: getattr(total, name) for name in names}
+    return {name: getattr(total, name) for name in (*SUMS, "batch_rows")}
 
 
 def _phases(total: TaskStats) -> list[dict[str, Any]]:
