@@ -86,7 +86,7 @@ def waiting(x: Any) -> dict[str, Any]:
 
 
 def heavy(x: Any) -> dict[str, Any]:
-    burn(len(x) * 1e-3)
+    burn(len(x) * 3e-3)
     return {"y": x}
 
 
@@ -257,13 +257,13 @@ JOBS = {
     ),
     "large pictures": Job(
         "decode", "smaller size",
-        lambda s, d: gap.transform(gap.images(pictures(d)), mean(900), inputs={"x": gap.image("content", size=(900, 900))}),
+        lambda s, d: gap.transform(gap.images(pictures(d)), mean(1600), inputs={"x": gap.image("content", size=(1600, 1600))}),
         lambda s, d: gap.transform(gap.images(pictures(d)), mean(64), inputs={"x": gap.image("content", size=(64, 64))}),
     ),
     "much more output than anybody needs": Job(
         "write", "give it less",
-        lambda s, _: apply(table(s, 40_000, 2), words(), batch_size=1000),
-        lambda s, _: apply(table(s, 40_000, 2), words(), outputs={"y": "y"}, batch_size=1000),
+        lambda s, _: apply(table(s, 200_000, 2), words(), batch_size=1000),
+        lambda s, _: apply(table(s, 200_000, 2), words(), outputs={"y": "y"}, batch_size=1000),
     ),
     "a slow sink": Job(
         "write", "sink",
@@ -312,6 +312,7 @@ def test_the_limit_is_named_and_the_fix_helps(spark: SparkSession, folder: Path,
     assert verdict.limit == job.limit, f"{verdict}\n{summary}"
     assert job.fix in verdict.fix, str(verdict)
     fast, _, after = took(job.fast(spark, folder))
+    print(f"{name}: {slow:.2f} s before, {fast:.2f} s after")
     assert fast < slow, f"{slow:.2f} s before and {fast:.2f} s after\n{summary}\n{after}"
 
 
@@ -333,5 +334,6 @@ def test_a_model_that_loads_long(spark: SparkSession, tmp_path: Path) -> None:
     slow, verdict, summary = took(out)
     assert verdict.limit == "load", f"{verdict}\n{summary}"
     assert "worker.reuse" in verdict.fix
-    fast, _, after = took(out)
-    assert fast < slow, f"{slow:.2f} s before and {fast:.2f} s after\n{after}"
+    # Workers that earlier tests left may be chosen first: each of them loads the model once.
+    later = [took(out)[0] for _ in range(8)]
+    assert min(later) < slow - 1.0, f"{slow:.2f} s before and {later} s after"

@@ -27,7 +27,7 @@ from sparkgap.models import cache, registry
 from sparkgap.models.base import Predictor, Runtime
 from sparkgap.monitor.reporter import Attempted, focus
 from sparkgap.monitor.stats import TaskStats
-from sparkgap.monitor.task import telling
+from sparkgap.monitor.task import TakenAway, telling
 
 T = TypeVar("T")
 _TRACEBACK_LINES = 30
@@ -88,10 +88,24 @@ def _start() -> TaskStats:
 
 def _from_spark(batches: Iterator[pa.RecordBatch], plan: TransformPlan, partition: int) -> Iterator[Chunk]:
     first = 0
-    for batch in batches:
+    for batch in _received(batches):
         named = pa.RecordBatch.from_arrays(batch.columns, names=list(plan.columns))
         yield Chunk(named, f"partition {partition}", first)
         first += batch.num_rows
+
+
+def _received(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Tell a connection that breaks off, as LIMIT does at times, from a failure of the task."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except (OSError, EOFError, pa.ArrowInvalid) as error:
+            if isinstance(error, OSError) and not isinstance(error, ConnectionError) and error.errno is not None:
+                raise  # of a function that runs before this one, about its own files
+            raise TakenAway(f"The rows from Spark broke off in the middle: {error}") from error
+        yield batch
 
 
 def _from_files(plan: TransformPlan, source: Source, splits: Sequence[Split]) -> Iterator[Chunk]:

@@ -198,7 +198,7 @@ class TaskEnded(Event):
     """An attempt is over.
 
     Attributes:
-        ok: whether it gave all of its rows.
+        ok: whether it gave all of its rows; None where Spark took the task away in the middle.
         stats: final `TaskStats`.
         cpu_seconds: processor time of the process during the attempt.
         rss: highest resident memory seen, in bytes.
@@ -207,7 +207,7 @@ class TaskEnded(Event):
     """
 
     type: ClassVar[str] = "ended"
-    ok: bool
+    ok: bool | None
     stats: Mapping[str, Any]
     cpu_seconds: float = 0.0
     rss: int = 0

@@ -83,7 +83,7 @@ class Reporter:
         self._wake.set()
         return begun
 
-    def end(self, begun: Attempted, ok: bool) -> bool:
+    def end(self, begun: Attempted, ok: bool | None) -> bool:
         """End an attempt, and wait a short while until the driver has all of it.
 
         Returns:
@@ -156,7 +156,7 @@ class Attempted:
         self._shown: dict[str, float] = {}
         self._progress_at = 0.0
         self.flooded = False
-        self._ok = False
+        self._ok: bool | None = False
         self._last: tuple[dict[str, Any], float, float] | None = None
         # What `report` calls a hundred thousand times a second: two calls into C, no lock. The deque drops its oldest;
         # the highest number tells how many there were.
@@ -199,7 +199,7 @@ class Attempted:
                 self._dropped[kind] += 1
                 return
 
-    def over(self, ok: bool) -> None:
+    def over(self, ok: bool | None) -> None:
         """Note the end of the attempt, and what it has done until then."""
         self._ok = ok
         self._last = self.stats.to_dict(), time.time(), time.process_time() - self._cpu

@@ -24,6 +24,7 @@ MAX_ARTIFACT_BYTES = 32 << 20
 MAX_STAGES = 50
 
 Status = Literal["running", "ok", "failed", "lost"]
+_ENDS: dict[bool | None, Status] = {True: "ok", False: "failed", None: "lost"}
 
 
 @dataclass
@@ -293,7 +294,7 @@ def _advance(attempt: Attempt, event: Event) -> None:
             attempt.cpu_seconds, attempt.rss, attempt.gpu = event.cpu_seconds, event.rss, event.gpu
             attempt.runnable = event.runnable
         case events.TaskEnded():
-            attempt.status, attempt.ended, attempt.phase = "ok" if event.ok else "failed", event.time, ""
+            attempt.status, attempt.ended, attempt.phase = _ENDS[event.ok], event.time, ""
             attempt.stats = TaskStats.from_dict(dict(event.stats))
             attempt.cpu_seconds, attempt.rss = event.cpu_seconds, max(event.rss, attempt.rss)
             attempt.said, attempt.dropped = event.said, event.dropped

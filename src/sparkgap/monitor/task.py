@@ -18,6 +18,10 @@ from sparkgap.monitor.wire import Address
 MAX_TRACEBACK = 20_000
 
 
+class TakenAway(Exception):
+    """Spark cut the rows of a task off: it needs no more of them, or what gives them has failed."""
+
+
 @contextmanager
 def telling(address: Address | None, run: str, stats: TaskStats, cpus: int = 1) -> Iterator[Attempted | None]:
     """Tell the driver what happens in the block: start, progress, reports, logs, failure, end.
@@ -32,13 +36,16 @@ def telling(address: Address | None, run: str, stats: TaskStats, cpus: int = 1) 
         yield None
         return
     begun = reporter().begin(sender(address), run, Task(stats.stage, stats.partition, stats.attempt), stats, cpus)
-    ok = False
+    ok: bool | None = False
     try:
         with captured():
             yield begun
         ok = True
     except GeneratorExit:  # Spark needs no more rows, as with LIMIT
         ok = True
+        raise
+    except TakenAway:  # no failure of the task; Spark knows what it was
+        ok = None
         raise
     except BaseException as error:
         begun.say(failure(begun, error))

@@ -10,13 +10,16 @@ import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import sparkgap as gap
+from sparkgap.embedded import worker
 from sparkgap.models.base import Runtime
 from sparkgap.models.process import ProcessPredictor
 from sparkgap.monitor import events, load, reporter, sending, task
 from sparkgap.monitor.events import Event
+from sparkgap.monitor.state import fold
 from sparkgap.monitor.stats import TaskStats
 from sparkgap.monitor.wire import Address
 
@@ -164,3 +167,28 @@ def test_memory_and_gpus() -> None:
     assert load.memory() > 10 << 20
     found = load.gpus()
     assert ("reason" in found) != ("devices" in found)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset"), EOFError(), pa.ArrowInvalid("cut"), OSError("cut")])
+def test_rows_that_break_off_are_no_failure_of_the_task(kept: Kept, error: Exception) -> None:
+    """As with LIMIT: Spark closes the connection, sometimes in the middle of a batch."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield pa.record_batch({"x": [1.0]})
+        raise error
+
+    with pytest.raises(task.TakenAway, match="broke off"), task.telling(ADDRESS, "r", TaskStats()):
+        list(worker._received(batches()))
+    assert not kept.of(events.Failure)
+    (ended,) = kept.of(events.TaskEnded)
+    assert ended.ok is None
+    assert fold("r", kept.told).attempts[ended.task].status == "lost"
+
+
+def test_a_missing_file_of_an_earlier_function_is_a_failure() -> None:
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield pa.record_batch({"x": [1.0]})
+        open("/nowhere/at all")
+
+    with pytest.raises(FileNotFoundError):
+        list(worker._received(batches()))
