@@ -27,7 +27,7 @@ from sparkgap.models import cache, registry
 from sparkgap.models.base import Predictor, Runtime
 from sparkgap.monitor.reporter import Attempted, focus
 from sparkgap.monitor.stats import TaskStats
-from sparkgap.monitor.task import TakenAway, telling
+from sparkgap.monitor.task import TakenAway, phase, telling
 
 T = TypeVar("T")
 _TRACEBACK_LINES = 30
@@ -199,7 +199,8 @@ def _results(
         focus(begun)
         _check_bad(plan, decoded.batch, decoded.bad)
         if scorer is None:
-            scorer = _scorer(plan, stats)
+            with phase(begun, "loading the model"):
+                scorer = _scorer(plan, stats)
         scored: list[Scored] = []
         bad = dict(decoded.bad)
         for piece in decoded.pieces:

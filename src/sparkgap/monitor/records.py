@@ -62,7 +62,7 @@ def _row(state: RunState) -> dict[str, object]:
     return {
         "run": state.run, "kind": state.kind, "name": state.name, "status": state.status(),
         "started": datetime.datetime.fromtimestamp(begin, datetime.timezone.utc), "seconds": max(0.0, end - begin),
-        "tasks": found.tasks, "retries": sum(a.status in ("failed", "lost") for a in state.attempts.values()),
+        "tasks": found.tasks, "retries": state.retries(),
         "rows_in": total.rows_in, "rows_out": total.rows_out, "skipped": total.skipped, "nulled": total.nulled,
         "failures": state.failure_count, "limit": found.verdict.limit if found.verdict else "",
         "verdict": str(found.verdict) if found.verdict else "",

@@ -56,7 +56,8 @@ class StageWatch:
     def _work(self) -> None:
         version = -1
         while not self._stop.is_set():
-            version = self._store.wait(version, 60.0)
+            # A stage whose processes were killed ends without a word.
+            version = self._store.wait(version, EVERY if self._store.open_stages() else 60.0)
             if self._store.open_stages():
                 self._ask()
             self._stop.wait(EVERY)

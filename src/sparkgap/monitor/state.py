@@ -137,6 +137,7 @@ class RunState:
         self.artifact_count = 0
         self.forgotten: Counter[str] = Counter()
         self.version = 0
+        self._counted: dict[int | None, tuple[int, list[Attempt]]] = {}
 
     def apply(self, event: Event) -> None:
         """Fold one event in."""
@@ -179,6 +180,12 @@ class RunState:
     def counted(self, stage: int | None = None) -> list[Attempt]:
         """Return the one attempt of each task that counts, by partition; of the latest stage by default."""
         stage = self.latest_stage if stage is None else stage
+        known = self._counted.get(stage)
+        if known is None or known[0] != self.version:
+            known = self._counted[stage] = self.version, self._choose(stage)
+        return known[1]
+
+    def _choose(self, stage: int | None) -> list[Attempt]:
         best: dict[int, Attempt] = {}
         for attempt in self.attempts.values():
             task = attempt.task
@@ -244,6 +251,7 @@ class RunState:
                 del self.attempts[task]
                 self.forgotten["attempts"] += 1
             self.stages.pop(old, None)
+            self._counted.pop(old, None)
 
     def _metrics(self, event: events.Metrics) -> None:
         for column, name in enumerate(event.names, 2):

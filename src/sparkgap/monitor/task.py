@@ -54,6 +54,18 @@ def telling(address: Address | None, run: str, stats: TaskStats, cpus: int = 1) 
         reporter().end(begun, ok)
 
 
+@contextmanager
+def phase(begun: Attempted | None, name: str) -> Iterator[None]:
+    """Tell what an attempt does in the block, where that can take long: loading a model."""
+    if begun is not None:
+        begun.say(events.Phase(run=begun.run, time=time.time(), task=begun.task, name=name))
+    try:
+        yield
+    finally:
+        if begun is not None:
+            begun.say(events.Phase(run=begun.run, time=time.time(), task=begun.task, name=""))
+
+
 def failure(begun: Attempted, error: BaseException) -> events.Failure:
     """Return the event that tells of an exception."""
     text = "".join(traceback.format_exception(error))

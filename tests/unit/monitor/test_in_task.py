@@ -192,3 +192,15 @@ def test_a_missing_file_of_an_earlier_function_is_a_failure() -> None:
 
     with pytest.raises(FileNotFoundError):
         list(worker._received(batches()))
+
+
+def test_a_long_phase_is_told_while_it_lasts(kept: Kept) -> None:
+    with task.telling(ADDRESS, "r", TaskStats(1, 2, 3)) as begun:
+        with task.phase(begun, "loading the model"):
+            assert begun is not None
+            during = fold("r", begun.take())
+        after = fold("r", begun.take())
+    assert [a.phase for a in during.attempts.values()] == ["loading the model"]
+    assert [a.phase for a in after.attempts.values()] == [""]
+    with task.phase(None, "nobody is told"):
+        pass
