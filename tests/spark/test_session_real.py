@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from sparkgap._java import find_java
+
 pytestmark = pytest.mark.local
 
 _HEAD = """
@@ -130,8 +132,9 @@ print(json.dumps(facts))
 def test_spark_submit_has_the_say(tmp_path: Path) -> None:
     import pyspark
 
-    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
-    env = os.environ | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+    submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"  # a script that looks for Java itself
+    home = {"JAVA_HOME": str(find_java().home)}
+    env = os.environ | home | {"PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
     got = run(
         """
 spark = gap.session(conf={"spark.sql.shuffle.partitions": 9})
