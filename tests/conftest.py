@@ -69,9 +69,14 @@ def spark(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark
 
 def _connect(conf: dict[str, str]) -> SparkSession:
     """Start a Spark Connect server with this process as its client; pyspark stops it with the session."""
+    import pyspark
     from pyspark.sql import SparkSession
 
+    from sparkgap._java import find_java
+    from sparkgap._launch import newest_java
+
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the server's workers run this interpreter
+    os.environ.setdefault("JAVA_HOME", str(find_java(newest=newest_java(pyspark.__version__)).home))
     builder = SparkSession.builder.remote("local[2]")
     for key, value in conf.items():
         builder = builder.config(key, value)
