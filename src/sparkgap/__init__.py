@@ -19,9 +19,12 @@ if TYPE_CHECKING:
         ModelOutputError,
         ModelProcessError,
         RowError,
+        RunCancelledError,
+        RunError,
         SessionError,
         SignatureError,
         SparkGapError,
+        TaskError,
         UntrustedModelError,
     )
     from sparkgap._session import session
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from sparkgap.monitor.reporting import report, show
     from sparkgap.monitor.summary import summary
     from sparkgap.monitor.web.server import page
+    from sparkgap.scheduled.api import run
     from sparkgap.tensors.columns import Column, Raw, Stack
     from sparkgap.tensors.image import image
     from sparkgap.tensors.spec import Signature, TensorSpec
@@ -58,12 +62,15 @@ _HOME = {
     "OnError": "embedded.options",
     "Raw": "tensors.columns",
     "RowError": "_errors",
+    "RunCancelledError": "_errors",
+    "RunError": "_errors",
     "Sampling": "embedded.options",
     "SessionError": "_errors",
     "Signature": "tensors.spec",
     "SignatureError": "_errors",
     "SparkGapError": "_errors",
     "Stack": "tensors.columns",
+    "TaskError": "_errors",
     "TensorSpec": "tensors.spec",
     "UntrustedModelError": "_errors",
     "explain": "embedded.explanation",
@@ -74,6 +81,7 @@ _HOME = {
     "load": "models.model",
     "page": "monitor.web.server",
     "report": "monitor.reporting",
+    "run": "scheduled.api",
     "runs": "monitor.records",
     "session": "_session",
     "show": "monitor.reporting",
@@ -97,12 +105,15 @@ __all__ = [
     "OnError",
     "Raw",
     "RowError",
+    "RunCancelledError",
+    "RunError",
     "Sampling",
     "SessionError",
     "Signature",
     "SignatureError",
     "SparkGapError",
     "Stack",
+    "TaskError",
     "TensorSpec",
     "UntrustedModelError",
     "explain",
@@ -113,6 +124,7 @@ __all__ = [
     "load",
     "page",
     "report",
+    "run",
     "runs",
     "session",
     "show",

@@ -12,7 +12,10 @@
     ├── DataError (RuntimeError)          something about the data, seen while running
     │   ├── RowError                      one row could not be decoded or scored; says which
     │   └── FileChangedError              a file is not what it was when the work was planned
-    └── ModelProcessError (RuntimeError)  the process that runs a model died or did not answer
+    ├── ModelProcessError (RuntimeError)  the process that runs a model died or did not answer
+    ├── TaskError (RuntimeError)          an item of `gap.run` has no value; says what happened to it
+    └── RunError (RuntimeError)           a run could not go on, whatever its items
+        └── RunCancelledError             somebody ended it
 
 Every message says what was wrong, what was got and what to do. All of them pickle.
 """
@@ -98,3 +101,40 @@ class ModelProcessError(SparkGapError, RuntimeError):
     """The child process that runs a model died or did not answer in time."""
 
     condition = "MODEL_PROCESS"
+
+
+class TaskError(SparkGapError, RuntimeError):
+    """An item of `gap.run` has no value.
+
+    Args:
+        message: what happened, for people.
+        index: number of the item.
+        kind: ``"exception"``, ``"timeout"``, ``"memory"``, ``"exit"``, ``"signal"``, ``"result"`` or ``"lost"``.
+        error: name of the exception's type; "" where there was none.
+        traceback: of the task, as text.
+    """
+
+    condition = "TASK"
+
+    def __init__(self, message: str, index: int = -1, kind: str = "exception", error: str = "", traceback: str = "") -> None:
+        super().__init__(message, index, kind, error, traceback)
+        self.message = message
+        self.index = index
+        self.kind = kind
+        self.error = error
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nThe task's own traceback:\n{self.traceback}" if self.traceback else self.message
+
+
+class RunError(SparkGapError, RuntimeError):
+    """A run could not go on, whatever its items."""
+
+    condition = "RUN"
+
+
+class RunCancelledError(RunError):
+    """A run was cancelled, so some of its items have no outcome."""
+
+    condition = "RUN_CANCELLED"

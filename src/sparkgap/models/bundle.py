@@ -18,7 +18,7 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,8 @@ from sparkgap.models.base import ModelAdapter, Packed
 from sparkgap.tensors.spec import Signature
 
 _CHUNK = 1 << 20
-_DONE = ".complete"
+DONE = ".complete"
+"""An empty file in a folder of the cache whose other files are all there."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def write(adapter: ModelAdapter, source: Any, options: Mapping[str, Any]) -> Bun
         digest = _digest(path, adapter.name, packed)
         if packed.file is None:
             path = cache / digest
-            _publish(files, path)
+            publish(files, path)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return BundleRef(
@@ -128,9 +129,7 @@ def locate(ref: BundleRef) -> Path:
             "that Spark sent. Was the model file deleted, moved or changed after gap.load? Load it again."
         )
     target = cache_folder() / ref.digest
-    with _lock(target):
-        if not (target / _DONE).exists():
-            _unpack(tar, target)
+    unpack_once(tar, target)
     return target if ref.stamp is None else target / direct.name
 
 
@@ -139,47 +138,66 @@ def archive(ref: BundleRef) -> Path:
     tar = cache_folder() / f"{ref.digest}.tar"
     if not tar.exists():
         source = Path(ref.path)
-        handle, name = tempfile.mkstemp(dir=tar.parent, prefix="tar-")
-        os.close(handle)
-        with tarfile.open(name, "w") as out:
-            out.add(source, arcname="." if source.is_dir() else source.name)
-        os.replace(name, tar)
+        write_tar(tar, [(source, "." if source.is_dir() else source.name)])
     return tar
+
+
+def write_tar(tar: Path, entries: Iterable[tuple[Path, str]]) -> None:
+    """Write files and folders into a tar file, under the names given with them; it is there whole, or not at all."""
+    handle, name = tempfile.mkstemp(dir=tar.parent, prefix="tar-")
+    os.close(handle)
+    try:
+        with tarfile.open(name, "w") as out:
+            for path, inside in entries:
+                out.add(path, arcname=inside)
+        os.replace(name, tar)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def find_artifact(name: str) -> Path | None:
+    """Return where Spark put an artifact on this machine; None where it did not."""
+    from pyspark import SparkFiles
+
+    for folder in (SparkFiles.getRootDirectory(), os.getcwd()):
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    return None
+
+
+def unpack_once(tar: Path, target: Path) -> None:
+    """Unpack a tar file into a folder of the cache, unless it is there; of several processes one does it."""
+    with _lock(target):
+        if not (target / DONE).exists():
+            _unpack(tar, target)
+
+
+def publish(files: Path, target: Path) -> None:
+    """Move a finished folder to its name in the cache; the first of several writers wins."""
+    (files / DONE).touch()
+    with _lock(target):
+        if not (target / DONE).exists():
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(files, target)
 
 
 def _is_same(path: Path, ref: BundleRef) -> bool:
     """Cheap check that a path still holds the bundle: a cached folder is immutable, a user's file is not."""
     if ref.stamp is None:
-        return (path / _DONE).exists()
+        return (path / DONE).exists()
     return path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns) == (ref.nbytes, ref.stamp)
 
 
 def _artifact(ref: BundleRef) -> Path | None:
-    if ref.artifact is None:
-        return None
-    from pyspark import SparkFiles
-
-    for folder in (SparkFiles.getRootDirectory(), os.getcwd()):
-        path = Path(folder) / ref.artifact
-        if path.is_file():
-            return path
-    return None
+    return None if ref.artifact is None else find_artifact(ref.artifact)
 
 
 def _unpack(tar: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     with tarfile.open(tar) as archive_file:
         archive_file.extractall(target, filter="data")
-    (target / _DONE).touch()
-
-
-def _publish(files: Path, target: Path) -> None:
-    """Move a finished folder to its name; the first of several writers wins."""
-    (files / _DONE).touch()
-    with _lock(target):
-        if not (target / _DONE).exists():
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(files, target)
+    (target / DONE).touch()
 
 
 @contextmanager
@@ -192,7 +210,7 @@ def _lock(target: Path) -> Iterator[None]:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    return sorted(f for f in path.rglob("*") if f.is_file() and f.name != _DONE)
+    return sorted(f for f in path.rglob("*") if f.is_file() and f.name != DONE)
 
 
 def _digest(path: Path, adapter: str, packed: Packed) -> str:

@@ -14,8 +14,6 @@ MAX_REASONS = 10
 LATENCY_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds, in seconds, of the buckets of the time of a batch in the model; one more bucket holds the rest."""
 
-_SUMS = ("rows_in", "rows_out", "bytes_in", "bytes_out", "skipped", "nulled", "batches", "halvings", "model_loads")
-
 SUMS = ("rows_in", "rows_out", "bytes_in", "bytes_out", "skipped", "nulled", "batches", "halvings", "model_loads")
 """Counters that add up over tasks."""
 

@@ -1,0 +1,1 @@
+"""Many independent pieces of work on a Spark cluster: `gap.run`."""

@@ -1,0 +1,157 @@
+"""What `gap.run` returns: a run under way, and its outcomes."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from sparkgap._errors import RunCancelledError, TaskError
+from sparkgap.scheduled.outcome import Outcome, decode, outcome
+from sparkgap.scheduled.runner import Runner
+from sparkgap.scheduled.tables import table_of
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+class TaskRun:
+    """Independent tasks under way on Spark. Made by `gap.run`; lives on the driver.
+
+    Outcomes lie in a file, not in memory, and can be read again and again, by several threads, while the run goes on
+    and after it. Iterating gives them in the order of the items. A run that nobody refers to any more is cancelled.
+
+    Attributes:
+        run: its id in the monitor, for ``sparkgap watch`` and ``gap.runs()``.
+    """
+
+    def __init__(self, run: str, runner: Runner, items: Sequence[Any] | None, spark: SparkSession) -> None:
+        self.run = run
+        self._runner = runner
+        self._items = items
+        self._spark = spark
+        self._finalizer = weakref.finalize(self, runner.cancel)
+
+    def __iter__(self) -> Iterator[Outcome]:
+        """Give the outcomes in the order of the items, each as soon as it and those before it are there.
+
+        Raises:
+            TaskError: an item failed, and the run was to stop at that.
+            RunError: the run could not go on.
+            RunCancelledError: it was cancelled.
+        """
+        for index in itertools.count():
+            if not self._await(partial(self._runner.journal.__contains__, index)):
+                return
+            yield self._read(index)
+
+    def as_completed(self) -> Iterator[Outcome]:
+        """Give the outcomes in the order in which they come; raises as iterating does."""
+        order = self._runner.journal.order()
+        for place in itertools.count():
+            if not self._await(partial(_is_longer, order, place)):
+                return
+            yield self._read(order[place])
+
+    def values(self) -> list[Any]:
+        """Wait for the end, and return all values in the order of the items.
+
+        Raises:
+            TaskError: an item has none.
+            RunError, RunCancelledError: the run has not come to its end.
+        """
+        return [one.unwrap() for one in self]
+
+    def to_arrow(self) -> pa.Table:
+        """Wait for the end, and return a table with a row an outcome: index, kind, value, error and so on.
+
+        The column ``value`` has the type that Arrow finds for the values; those of which it cannot make a column are
+        given pickled, as binary. Raises as iterating does.
+        """
+        return table_of(self)
+
+    def to_df(self) -> DataFrame:
+        """Wait for the end, and return the outcomes as a Spark DataFrame; see `to_arrow`."""
+        return self._spark.createDataFrame(self.to_arrow())
+
+    def cancel(self) -> None:
+        """End the run now: processes of tasks are killed. Returns when nothing of it is left; outcomes stay readable."""
+        self._runner.cancel()
+        self._runner.join()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until no outcome will come any more; False where that took longer. Raises nothing for failed items."""
+        return self._until(lambda: self._runner.over, seconds)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended, in whatever way."""
+        return self._runner.over
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended the run before its end; None where nothing did."""
+        return self._runner.error
+
+    def __len__(self) -> int:
+        """Return how many outcomes there are by now."""
+        return len(self._runner.journal)
+
+    def __enter__(self) -> TaskRun:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._runner.over:
+            self._runner.cancel()
+        self._runner.join()
+
+    def __repr__(self) -> str:
+        state = "running" if not self.done else "done" if self.error is None else f"ended by {type(self.error).__name__}"
+        return f"TaskRun({self.run!r}, {len(self):,} outcomes, {self._runner.failed:,} without a value, {state})"
+
+    def _await(self, there: Callable[[], bool]) -> bool:
+        """Wait until something is there, or the run is over; whether it is there."""
+        self._until(lambda: there() or self._runner.over, None)
+        if there():
+            return True
+        if self._runner.error is not None:
+            raise _again(self._runner.error)
+        return False
+
+    def _until(self, what: Callable[[], bool], seconds: float | None) -> bool:
+        """Wait for the runner; Ctrl-C in a wait cancels the run."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            with self._runner.changed:
+                while not what():
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    self._runner.changed.wait(left)
+            return True
+        except KeyboardInterrupt:
+            self._runner.cancel(RunCancelledError("The run was cancelled by Ctrl-C."))
+            self._runner.join()
+            raise
+
+    def _read(self, index: int) -> Outcome:
+        record = self._runner.journal.read(index)
+        item = self._items[index] if self._items is not None else pickle.loads(record.item) if record.item else None
+        return outcome(index, item, decode(record.payload))
+
+
+def _is_longer(order: Sequence[int], place: int) -> bool:
+    return len(order) > place
+
+
+def _again(error: BaseException) -> BaseException:
+    """Return an error for one more reader: one exception raised twice would gather the tracebacks of both."""
+    if isinstance(error, TaskError):
+        return TaskError(error.message, error.index, error.kind, error.error, error.traceback)
+    return error.with_traceback(None)

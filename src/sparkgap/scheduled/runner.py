@@ -1,0 +1,404 @@
+"""The driver's side of a run: performs what the schedule commands. One thread that waits, and never sleeps."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from sparkgap._errors import DataError, RunCancelledError, RunError, TaskError
+from sparkgap.scheduled import desk as desks
+from sparkgap.scheduled.desk import Desk
+from sparkgap.scheduled.frames import Frame
+from sparkgap.scheduled.journal import Journal
+from sparkgap.scheduled.outcome import Ending, encode, is_ok
+from sparkgap.scheduled.report import endings
+from sparkgap.scheduled.schedule import Close, Command, Kill, Lease, Recall, Schedule, Settle
+
+_log = logging.getLogger("sparkgap.scheduled")
+
+FLUSH_SECONDS = 1.0
+"""A journal is on disk after so long at the latest."""
+MAX_FEED = 4096
+MAX_BARREN = 5
+"""So many slots one after the other that end before they have given anything, and the run is given up."""
+CLOSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An item on its way.
+
+    Attributes:
+        index: its number in the run.
+        value: what the function gets.
+        identity: in the journal; b"" where that is not kept.
+        kept: the item itself for the journal, pickled, where nothing else remembers it.
+    """
+
+    index: int
+    value: Any
+    identity: bytes = b""
+    kept: bytes = b""
+
+
+@dataclass(frozen=True)
+class Fed:
+    """More items."""
+
+    items: list[Item]
+
+
+@dataclass(frozen=True)
+class Dry:
+    """No more items; `error` where the user's iterable raised."""
+
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class SlotEnded:
+    """The Spark job of a slot is over.
+
+    Attributes:
+        number: of the slot's place.
+        status: ``"closed"``, ``"unreachable"``, ``"abandoned"``, or ``"failed"``: then Spark's error is the message.
+    """
+
+    number: int
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """End it."""
+
+    why: BaseException
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run behaves.
+
+    Args:
+        parallel: slots at most.
+        retries: further attempts of an item that failed.
+        backoff: seconds before the first of them.
+        stop_at_first: end the run at the first item without a value.
+        single: one item at a time to each slot, asked for when the slot is free.
+    """
+
+    parallel: int
+    retries: int = 0
+    backoff: float = 0.0
+    stop_at_first: bool = True
+    single: bool = False
+
+
+class Runner:
+    """Runs items to their end, in a thread of its own.
+
+    Args:
+        items: what to run, as it comes.
+        desk: where slots connect.
+        journal: where outcomes go.
+        open_slot: starts the Spark job of one place; must return at once, and post `SlotEnded` to the desk in the end.
+        stop_slots: ends all Spark jobs of the run; called where they do not end by themselves.
+        pickled: turns a list of items into bytes.
+        options: how it behaves.
+        told: called with an item and its ending, in the runner's thread, before readers see it.
+        asked: answers a question of an item's task, in the runner's thread.
+    """
+
+    def __init__(
+        self,
+        items: Iterator[Item],
+        desk: Desk,
+        journal: Journal,
+        *,
+        open_slot: Callable[[int], None],
+        stop_slots: Callable[[], None],
+        pickled: Callable[[list[Any]], bytes],
+        options: Options,
+        told: Callable[[Item, Ending], None] | None = None,
+        asked: Callable[[Item, Any], Any] | None = None,
+    ) -> None:
+        self._items = items
+        self._desk = desk
+        self._open_slot = open_slot
+        self._stop_slots = stop_slots
+        self._pickled = pickled
+        self._options = options
+        self._told = told
+        self._asked = asked
+        self._schedule = Schedule(retries=options.retries, backoff=options.backoff, single=options.single)
+        self._under_way: dict[int, Item] = {}
+        self._offered = 0
+        self._places: dict[int, bool] = {}  # open places -> whether a slot of it has connected
+        self._hosts: dict[int, str] = {}
+        self._free = list(range(options.parallel - 1, -1, -1))
+        self._barren = 0
+        self._demand = 0
+        self._hungry = threading.Condition()
+        self._dry = False
+        self._closing: float | None = None
+        self._flush_at = 0.0
+        self._earlier = journal.known(is_ok)
+        self.journal = journal
+        self.changed = threading.Condition()
+        self.error: BaseException | None = None
+        self.over = False
+        self.failed = 0
+        self._thread = threading.Thread(target=self._run, name="sparkgap-run", daemon=True)
+        self._feeder = threading.Thread(target=self._feed, name="sparkgap-run-items", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+        self._feeder.start()
+
+    def cancel(self, why: BaseException | None = None) -> None:
+        """End the run: what runs is killed. Any thread; returns at once."""
+        self._desk.post(Cancel(why or RunCancelledError("The run was cancelled.")))
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Wait until nothing of the run is left, on the driver or in its slots; False where that took longer."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    # the thread of the items
+
+    def _feed(self) -> None:
+        try:
+            while True:
+                with self._hungry:
+                    self._hungry.wait_for(lambda: self._demand > 0 or self._dry)
+                    if self._dry:
+                        return
+                    wanted = min(self._demand, MAX_FEED)
+                    self._demand = 0
+                taken = list(islice(self._items, wanted))
+                if taken:
+                    self._desk.post(Fed(taken))
+                if len(taken) < wanted:
+                    self._desk.post(Dry())
+                    return
+        except BaseException as error:  # of the user's iterable: it ends the run, and is raised where that is read
+            self._desk.post(Dry(error))
+
+    def _want(self, count: int) -> None:
+        with self._hungry:
+            self._demand = count
+            self._hungry.notify()
+
+    # the thread of the run
+
+    def _run(self) -> None:
+        try:
+            self._want(1)
+            while not self._finished():
+                for news in self._desk.poll(self._pause()):
+                    self._take(news)
+                self._look_after()
+        except BaseException as error:
+            self._end(error)
+            _log.exception("The run has ended, as its driver's side has failed.")
+        finally:
+            self._end(self.error)
+            self._stop_slots()
+            self._desk.close()
+
+    def _finished(self) -> bool:
+        return self.over and (not self._places or time.monotonic() > (self._closing or 0))
+
+    def _pause(self) -> float | None:
+        times = [t for t in (self._schedule.next_time(), self._closing, self._flush_at or None) if t is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _take(self, news: Any) -> None:
+        match news:
+            case desks.Said(slot, frame):
+                self._hear(slot, frame)
+            case desks.Opened(slot, facts):
+                self._hosts[slot] = str(facts.get("host", ""))
+                self._places[int(facts["number"])] = True
+                self._perform(self._schedule.opened(slot))
+            case desks.Gone(slot):
+                self._hosts.pop(slot, None)
+                self._perform(self._schedule.closed(slot))
+            case Fed(items):
+                self._offer(items)
+            case Dry(error):
+                self._dry = True
+                if error is not None:
+                    self._stop(error)
+                else:
+                    self._perform(self._schedule.exhausted())
+            case SlotEnded():
+                self._slot_ended(news)
+            case Cancel(why):
+                self._stop(why)
+
+    def _offer(self, items: list[Item]) -> None:
+        if self.over:
+            return
+        new = [item for item in items if not self._known(item)]
+        for item in new:
+            self._under_way[self._offered] = item
+            self._offered += 1
+        if new:
+            self._perform(self._schedule.offer(len(new)))
+
+    def _known(self, item: Item) -> bool:
+        """Whether an earlier run has this item's outcome; if so it is taken."""
+        if not item.identity or item.identity not in self._earlier:
+            return False
+        self.journal.adopt(item.index, item.identity)
+        return True
+
+    def _hear(self, slot: int, frame: Frame) -> None:
+        match frame.kind:
+            case "ended":
+                lease, now, host = frame.header["lease"], time.monotonic(), self._hosts.get(slot, "")
+                for number, ending in endings(frame.header, frame.payload, host):
+                    self._ended(slot, lease, number, ending, now)
+                self._perform(self._schedule.assign())
+            case "returned":
+                self._perform(self._schedule.returned(slot, frame.header["lease"], frame.header["items"]))
+
+    def _ended(self, slot: int, lease: int, number: int, ending: Ending, now: float) -> None:
+        attempts = self._schedule.attempts(number)
+        verdict = self._schedule.ended(slot, lease, number, ending.kind == "ok", ending.seconds, now)
+        if verdict == "over":
+            self._settle(number, ending if attempts == 1 else ending._replace(attempts=attempts))
+
+    def _settle(self, number: int, ending: Ending) -> None:
+        item = self._under_way.pop(number)
+        self._barren = 0
+        if self._told is not None:
+            self._told(item, ending)
+        self.journal.append(item.index, item.identity, encode(ending), item.kept)
+        if ending.kind != "ok":
+            self.failed += 1
+            if self._options.stop_at_first:
+                text = ending.texts
+                self._stop(
+                    TaskError(
+                        f"Item {item.index}: {text.get('message', '')}", item.index, ending.kind, text.get("error", ""),
+                        text.get("traceback", ""),
+                    )
+                )  # fmt: skip
+
+    def _perform(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Lease(slot, lease, items):
+                    self._give(slot, lease, list(items))
+                case Recall(slot):
+                    self._desk.send(slot, "recall")
+                case Kill(slot):
+                    self._desk.send(slot, "kill")
+                case Close(slot):
+                    self._desk.send(slot, "close")
+                case Settle(item):
+                    message = "Every executor on which it was tried has vanished; it may be what kills them (memory?)."
+                    self._settle(item, Ending("lost", attempts=self._schedule.attempts(item), texts={"message": message}))
+
+    def _give(self, slot: int, lease: int, numbers: list[int]) -> None:
+        values = [self._under_way[n].value for n in numbers]
+        try:
+            payload = self._pickled(values)
+        except Exception as error:  # of any class: it is about the user's objects
+            self._refuse(slot, lease, numbers, error)
+            return
+        self._desk.send(slot, "lease", {"lease": lease, "items": numbers}, payload)
+
+    def _refuse(self, slot: int, lease: int, numbers: list[int], error: Exception) -> None:
+        """Settle the items that cannot be pickled, and give the others back."""
+        good = []
+        for number in numbers:
+            try:
+                self._pickled([self._under_way[number].value])
+                good.append(number)
+            except Exception as own:
+                message = f"The item cannot be sent to a task: pickling it raised {type(own).__name__}: {own}"
+                ending = Ending("exception", texts={"message": message, "error": type(own).__name__})
+                while self._schedule.ended(slot, lease, number, False, 0.0, 0.0) == "again":
+                    self._perform(self._schedule.tick(float("inf")))
+                    return  # it comes again, until its retries are used up
+                self._settle(number, ending)
+        self._perform(self._schedule.returned(slot, lease, good))
+
+    def _slot_ended(self, news: SlotEnded) -> None:
+        connected = self._places.pop(news.number, False)
+        self._free.append(news.number)
+        if self.over:
+            return
+        if news.status == "unreachable":
+            self._stop(
+                RunError(
+                    f"The executors cannot reach this process ({news.message}). Set spark.driver.host to an address of this "
+                    "machine that they can reach, and let them through its firewall."
+                )
+            )
+        elif news.status == "failed":
+            self._barren += 1
+            if self._barren >= (MAX_BARREN if connected else 2):
+                self._stop(RunError(f"Slots end before they do anything; the last one failed with: {news.message}"))
+            else:
+                _log.warning("A slot has ended, and another one is started: %s", news.message.partition("\n")[0])
+
+    def _look_after(self) -> None:
+        """Do what is due after some news."""
+        now = time.monotonic()
+        due = self._schedule.next_time()
+        if due is not None and due <= now:
+            self._perform(self._schedule.tick(now))
+        if not self.over and self._schedule.done:
+            self._end(None)
+        if not self.over:
+            if hunger := self._schedule.hunger():
+                self._want(hunger)
+            self._open_slots()
+        if not self._flush_at:
+            self._flush_at = now + FLUSH_SECONDS
+        elif self._flush_at <= now:
+            self.journal.flush(sync=True)
+            self._flush_at = 0.0 if self.over else now + FLUSH_SECONDS
+        with self.changed:
+            self.changed.notify_all()
+
+    def _open_slots(self) -> None:
+        work = self._schedule.waiting + self._schedule.under_way
+        wanted = self._options.parallel if not self._dry else min(self._options.parallel, work)
+        while self._free and len(self._places) < wanted:
+            number = self._free.pop()
+            self._places[number] = False
+            self._open_slot(number)
+
+    def _stop(self, error: BaseException) -> None:
+        if not self.over:
+            self._perform(self._schedule.cancel())
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Note that no outcome will come any more."""
+        if self.over:
+            return
+        try:
+            self.journal.seal()  # no outcome comes any more, and whoever sees the end may want to go on with the file
+        except DataError as full:
+            error = error or full
+        self.error = error
+        self._closing = time.monotonic() + CLOSE_SECONDS
+        with self._hungry:
+            self._dry = True
+            self._hungry.notify()
+        self.over = True
+        with self.changed:
+            self.changed.notify_all()

@@ -1,0 +1,298 @@
+"""Which item runs where and when: a pure state machine. Events go in as calls, commands come out.
+
+It knows neither Spark nor sockets nor a clock: whoever drives it passes the time and performs the commands. Items are
+numbers here. Those that are over leave nothing behind, so its memory is that of the items under way.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+Verdict = Literal["over", "again"]
+
+LEASE_SECONDS = 0.05
+"""Work that one lease is to hold, by the duration of the items so far."""
+SHORT_LEASE = 0.005
+"""Work that is not worth being shared out: below that, a message costs more than the slot that it would keep busy gains."""
+MAX_LEASE = 1000
+"""Items of one lease."""
+DEEP_BELOW = 0.2
+"""A slot gets its next lease in advance where one lasts less than so many seconds: a message must not cost a pause."""
+MAX_LOSSES = 3
+"""An item whose slots have vanished so many times is not tried in another one: it may be what kills them."""
+MEMORY = 0.3
+"""Weight of the latest item in the mean duration."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Run these items in this slot, one after the other."""
+
+    slot: int
+    lease: int
+    items: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Ask a slot to give back what it has not begun."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Kill:
+    """End what a slot runs, at once."""
+
+    slot: int
+
+
+@dataclass(frozen=True)
+class Settle:
+    """An item whose slots have vanished is over, without a result."""
+
+    item: int
+
+
+@dataclass(frozen=True)
+class Close:
+    """A slot is needed no more."""
+
+    slot: int
+
+
+Command = Lease | Recall | Kill | Settle | Close
+
+
+@dataclass
+class _Slot:
+    leases: dict[int, dict[int, None]] = field(default_factory=dict)  # lease -> its items that are not over, in order
+    recalled: bool = False
+
+    @property
+    def held(self) -> int:
+        return sum(map(len, self.leases.values()))
+
+
+class Schedule:
+    """Items, slots, and what is where.
+
+    Every item ends exactly once: by `ended` with the answer ``"over"``, by `Settle`, or by `cancel`.
+
+    Args:
+        retries: how often an item that failed is tried again.
+        backoff: seconds before the first retry; doubles with each further one.
+        single: one item a lease and none in advance, where what comes next depends on what has ended.
+
+    Attributes:
+        mean: seconds an item takes, a moving mean; None before the first.
+    """
+
+    def __init__(self, *, retries: int = 0, backoff: float = 0.0, single: bool = False) -> None:
+        self._retries = retries
+        self._backoff = backoff
+        self._single = single
+        self._ready: deque[int] = deque()
+        self._delayed: list[tuple[float, int]] = []
+        self._slots: dict[int, _Slot] = {}
+        self._failures: dict[int, int] = {}
+        self._losses: dict[int, int] = {}
+        self._next_item = self._next_lease = 0
+        self._exhausted = self._cancelled = False
+        self.mean: float | None = None
+
+    # what is asked of it
+
+    @property
+    def under_way(self) -> int:
+        """Items in slots."""
+        return sum(s.held for s in self._slots.values())
+
+    @property
+    def waiting(self) -> int:
+        """Items that are known and in no slot."""
+        return len(self._ready) + len(self._delayed)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do, and nothing will come."""
+        return self._exhausted and not self.waiting and not self.under_way
+
+    @property
+    def slots(self) -> int:
+        """Slots that are open."""
+        return len(self._slots)
+
+    def hunger(self) -> int:
+        """Return how many more items are to be offered now, to keep the open slots busy."""
+        if self._exhausted or self._cancelled:
+            return 0
+        if self._single:
+            return max(0, sum(not s.leases for s in self._slots.values()) - len(self._ready))
+        return max(0, 2 * self._size(MAX_LEASE) * max(1, len(self._slots)) - len(self._ready))
+
+    def attempts(self, item: int) -> int:
+        """Return how often an item that is under way has been tried, this time included."""
+        return 1 + self._failures.get(item, 0) + self._losses.get(item, 0)
+
+    def next_time(self) -> float | None:
+        """Return when `tick` has something to do; None where only events can bring that."""
+        return self._delayed[0][0] if self._delayed else None
+
+    # events
+
+    def offer(self, count: int) -> list[Command]:
+        """Take so many further items; they get the next numbers."""
+        if self._cancelled or self._exhausted:
+            raise ValueError("items after the end")
+        self._ready.extend(range(self._next_item, self._next_item + count))
+        self._next_item += count
+        return self._assign()
+
+    def exhausted(self) -> list[Command]:
+        """Note that no items will come any more."""
+        self._exhausted = True
+        return self._assign()
+
+    def opened(self, slot: int) -> list[Command]:
+        """Note a slot that can take work."""
+        if slot in self._slots:
+            raise ValueError(f"slot {slot} is open already")
+        self._slots[slot] = _Slot()
+        return self._assign()
+
+    def closed(self, slot: int) -> list[Command]:
+        """Note a slot that is gone. The item that it had at hand counts as lost, the others have not begun."""
+        gone = self._slots.pop(slot, None)
+        if gone is None:
+            return []
+        held = [item for items in gone.leases.values() for item in items]
+        told: list[Command] = []
+        if held and not self._cancelled:
+            first = held[0]
+            self._losses[first] = self._losses.get(first, 0) + 1
+            if self._losses[first] > MAX_LOSSES:
+                self._forget(first)
+                told.append(Settle(first))
+                held = held[1:]
+            self._ready.extendleft(reversed(held))
+        return told + self._assign()
+
+    def ended(self, slot: int, lease: int, item: int, ok: bool, seconds: float, now: float) -> Verdict | None:
+        """Note the end of an item in a slot. Call `assign` after the last one of a message.
+
+        Args:
+            slot: where it ran.
+            lease: with which lease it was given.
+            item: its number.
+            ok: whether it gave a result.
+            seconds: how long it took.
+            now: the time.
+
+        Returns:
+            ``"over"`` where that is its outcome, ``"again"`` where it will be tried again, and None where the item is not
+            this slot's: a late message, of no effect.
+        """
+        holder = self._slots.get(slot)
+        items = holder.leases.get(lease) if holder is not None else None
+        if holder is None or items is None or item not in items:
+            return None
+        del items[item]
+        if not items:
+            del holder.leases[lease]
+            holder.recalled = False
+        self.mean = seconds if self.mean is None else self.mean + MEMORY * (seconds - self.mean)
+        if ok or self._cancelled or self._failures.get(item, 0) >= self._retries:
+            self._forget(item)
+            return "over"
+        failures = self._failures[item] = self._failures.get(item, 0) + 1
+        heapq.heappush(self._delayed, (now + self._backoff * 2.0 ** (failures - 1), item))
+        return "again"
+
+    def returned(self, slot: int, lease: int, items: list[int]) -> list[Command]:
+        """Note what a slot gives back of a lease without having begun it."""
+        holder = self._slots.get(slot)
+        held = holder.leases.get(lease) if holder is not None else None
+        if holder is None or held is None:
+            return []
+        back = [item for item in items if item in held]
+        for item in back:
+            del held[item]
+        if not held:
+            del holder.leases[lease]
+            holder.recalled = False
+        if not self._cancelled:
+            self._ready.extendleft(reversed(back))
+        return self._assign()
+
+    def tick(self, now: float) -> list[Command]:
+        """Note that time has passed."""
+        while self._delayed and self._delayed[0][0] <= now:
+            self._ready.appendleft(heapq.heappop(self._delayed)[1])
+        return self._assign()
+
+    def assign(self) -> list[Command]:
+        """Give work to slots that have room for it."""
+        return self._assign()
+
+    def cancel(self) -> list[Command]:
+        """End everything: nothing new begins, and what runs is killed."""
+        self._cancelled = self._exhausted = True
+        self._ready.clear()
+        self._delayed.clear()
+        busy = [slot for slot, s in self._slots.items() if s.leases]
+        for slot in self._slots.values():
+            slot.leases.clear()
+        return [*(Kill(s) for s in busy), *self._assign()]
+
+    # inside
+
+    def _forget(self, item: int) -> None:
+        self._failures.pop(item, None)
+        self._losses.pop(item, None)
+
+    def _assign(self) -> list[Command]:
+        if self._cancelled:
+            return [Close(slot) for slot in self._slots]
+        told: list[Command] = []
+        for depth in (1, 2):
+            if depth == 2 and not self._deep():
+                break
+            for number, slot in self._slots.items():
+                if not self._ready:
+                    break
+                if len(slot.leases) < depth:
+                    told.append(self._lease(number, slot))
+        if self.done:
+            return [*told, *(Close(s) for s in self._slots)]
+        if not self._ready and any(not s.leases for s in self._slots.values()):
+            told += self._recall()
+        return told
+
+    def _lease(self, number: int, slot: _Slot) -> Lease:
+        fair = max(len(self._ready) // (2 * len(self._slots)), int(SHORT_LEASE / max(self.mean or 1.0, 1e-6)), 1)
+        size = min(self._size(MAX_LEASE), fair)
+        items = tuple(self._ready.popleft() for _ in range(min(size, len(self._ready))))
+        self._next_lease += 1
+        slot.leases[self._next_lease] = dict.fromkeys(items)
+        return Lease(number, self._next_lease, items)
+
+    def _size(self, most: int) -> int:
+        if self._single or self.mean is None:
+            return 1
+        return max(1, min(most, int(LEASE_SECONDS / max(self.mean, 1e-6))))
+
+    def _deep(self) -> bool:
+        return not self._single and self.mean is not None and self.mean * self._size(MAX_LEASE) < DEEP_BELOW
+
+    def _recall(self) -> list[Command]:
+        """Take from the slot that holds most: a long item must not keep others waiting while slots are idle."""
+        held = {n: s.held for n, s in self._slots.items() if not s.recalled}
+        most = max(held, key=held.__getitem__, default=None)
+        if most is None or held[most] < 2:
+            return []
+        self._slots[most].recalled = True
+        return [Recall(most)]
