@@ -172,6 +172,9 @@ class Child:
         self._process.wait()
 
 
+_SAFE_PATH = ("-P",) if sys.version_info >= (3, 11) else ()  # without it, a file of the working folder could stand for a module
+
+
 def _spawn(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
     # what this process can import, the child can: Spark adds folders and zips to sys.path while it runs
@@ -180,7 +183,7 @@ def _spawn(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
         environment[name] = str(threads)
     return subprocess.Popen(
         [
-            sys.executable, "-u", "-P", "-X", "faulthandler", "-m", "sparkgap.models._process_main",
+            sys.executable, "-u", *_SAFE_PATH, "-X", "faulthandler", "-m", "sparkgap.models._process_main",
             str(descriptor), str(os.getpid()),
         ],
         stdin=subprocess.DEVNULL,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sparkgap.scheduled import _processes
 from sparkgap.scheduled._output import Output
-from sparkgap.scheduled._records import HELLO, LEASE, MARKER_BYTES, RECORD
+from sparkgap.scheduled._records import ANSWER, HELLO, LEASE, MARKER_BYTES, RECORD
 
 _CHUNK = 1 << 20
 
@@ -71,6 +71,11 @@ class Ends:
     def lease(self, start: int, count: int, items: bytes) -> None:
         """Send items, from position `start` on, as far as the socket takes them at once."""
         self._outbox += [memoryview(LEASE.pack(start, count, len(items))), memoryview(items)]
+        self.flush()
+
+    def answer(self, answer: bytes) -> None:
+        """Send the answer to a question."""
+        self._outbox += [memoryview(LEASE.pack(ANSWER, 0, len(answer))), memoryview(answer)]
         self.flush()
 
     @property

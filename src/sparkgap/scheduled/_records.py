@@ -20,8 +20,11 @@ ZYGOTE_REQUEST = struct.Struct("<cI")
 ZYGOTE_ANSWER = struct.Struct("<cqq")
 """Zygote to bench: `FORKED`, process id, 0; or `GONE`, wait status, peak RSS in bytes."""
 
-BEGUN, OVER, SAID, OK, EXCEPTION, EXIT, RESULT = range(7)
-"""Kinds of records: items unpickled, no token left, events (JSON); then the ways in which an item ends by itself."""
+BEGUN, OVER, SAID, OK, EXCEPTION, EXIT, RESULT, ASKED = range(8)
+"""Kinds of records: items unpickled, no token left, events (JSON); the ways in which an item ends by itself; a question."""
+
+ANSWER = (1 << 32) - 1
+"""Stands for the first position of a lease where what follows is the answer to a question, JSON."""
 
 KINDS = {OK: "ok", EXCEPTION: "exception", EXIT: "exit", RESULT: "result"}
 

@@ -41,6 +41,7 @@ def run(
     on_error: Literal["raise", "collect"] = "raise",
     fresh: bool = False,
     preload: Sequence[str] = (),
+    result_limit: int | str = "256m",
     journal: str | Path | None = None,
     key: Callable[[Any], Any] | str | None = None,
     data: Mapping[str, Any] | None = None,
@@ -65,6 +66,7 @@ def run(
         on_error: ``"raise"`` ends the run at the first item without a value; ``"collect"`` goes on.
         fresh: give each item a new process. By default one process works on many items, one after the other.
         preload: modules that are imported before such processes begin, so that each need not: ``("torch",)``.
+        result_limit: bytes of a pickled value at most; larger ones belong in files.
         journal: file that keeps the outcomes; the same call finds there what has a value, and runs the rest.
         key: what names an item in the journal: a function of it, or a key or attribute; by default all of its content.
         data: values that each node gets once, memory-mapped and shared by its tasks: arrays, tables, DataFrames, folders;
@@ -88,7 +90,10 @@ def run(
     _check(fn, timeout, retries, backoff, on_error)
     spark = spark or _spark.active_session()
     place = placement(spark, cpus=cpus, gpus=gpus, parallel=parallel)
-    limits = {"timeout": timeout, "memory": _bytes(memory), "threads": place.cpus, "fresh": fresh, "preload": tuple(preload)}
+    limits = {
+        "timeout": timeout, "memory": None if memory is None else size_of("memory", memory), "threads": place.cpus,
+        "fresh": fresh, "preload": tuple(preload), "result_limit": size_of("result_limit", result_limit),
+    }  # fmt: skip
     kept = Journal.open(journal, _qualified(fn)) if journal is not None else Journal.temporary()
     try:
         return start(
@@ -216,16 +221,22 @@ def _check(fn: Any, timeout: float | None, retries: int, backoff: float, on_erro
         raise ConfigurationError(f"on_error={on_error!r}: 'raise' or 'collect'.")
 
 
-def _bytes(memory: int | str | None) -> int | None:
-    if memory is None or isinstance(memory, int):
-        if memory is not None and memory <= 0:
-            raise ConfigurationError(f"memory={memory!r}: bytes above 0.")
-        return memory
-    number, unit = memory[:-1], memory[-1:].lower()
-    try:
-        return int(float(number) * {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}[unit])
-    except (KeyError, ValueError):
-        raise ConfigurationError(f"memory={memory!r}: bytes, or a number with k, m, g or t, like '2g'.") from None
+def size_of(name: str, size: int | str) -> int:
+    """Return bytes of ``"2g"`` and the like.
+
+    Raises:
+        ConfigurationError: it is no size; `name` tells which option.
+    """
+    if isinstance(size, int):
+        found = size
+    else:
+        try:
+            found = int(float(size[:-1]) * {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}[size[-1:].lower()])
+        except (KeyError, ValueError):
+            found = 0
+    if found <= 0:
+        raise ConfigurationError(f"{name}={size!r}: bytes above 0, or a number with k, m, g or t, like '2g'.")
+    return found
 
 
 def _at_most(items: Iterable[Any], parallel: int) -> int:

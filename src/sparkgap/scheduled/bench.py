@@ -15,7 +15,7 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from sparkgap._errors import ModelProcessError
 from sparkgap.scheduled import _deaths, _processes, _zygotes
 from sparkgap.scheduled._deaths import Death
 from sparkgap.scheduled._ends import Ends, Record
-from sparkgap.scheduled._records import BEGUN, FORKED, KINDS, OK, OVER, SAID
+from sparkgap.scheduled._records import ASKED, BEGUN, FORKED, KINDS, OK, OVER, SAID
 from sparkgap.scheduled.program import Ended, News, Program
 
 __all__ = ["Bench", "Ended", "News", "Program"]
@@ -127,6 +127,15 @@ class Bench:
             if done or self._news or (busy and self._lease is None) or (until is not None and time.monotonic() >= until):
                 news, self._news = self._news, News()
                 return news
+
+    def answer(self, answer: Mapping[str, Any]) -> None:
+        """Answer a question; nothing happens where the child that put it has gone.
+
+        Args:
+            answer: the question's ``"id"``, and ``"value"`` or ``"failure"``: JSON values.
+        """
+        if self._child is not None:
+            self._child.answer(json.dumps(answer).encode())
 
     def kill(self) -> None:
         """Kill what runs; its item ends as ``"cancelled"``. Items that were not begun and not withdrawn go on.
@@ -315,6 +324,9 @@ class Bench:
             kind, position, started, ended, seconds, peak_rss, payload = record
             if kind == SAID:
                 self._news.said += json.loads(payload)
+                continue
+            if kind == ASKED:
+                self._news.asked.append((position, json.loads(payload)))
                 continue
             self._since, self._started, self._begun = ended, started + seconds, True
             if kind == OVER:

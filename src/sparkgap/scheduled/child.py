@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import itertools
 import json
 import os
 import pickle
 import platform
 import resource
+import select
 import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from pyspark import cloudpickle
 
-from sparkgap.scheduled import _told
-from sparkgap.scheduled._records import BEGUN, EXCEPTION, EXIT, HELLO, LEASE, OK, OVER, RECORD, RESULT, SAID, write_record
+from sparkgap.scheduled import _told, asking
+from sparkgap.scheduled._records import (
+    ANSWER,
+    ASKED,
+    BEGUN,
+    EXCEPTION,
+    EXIT,
+    HELLO,
+    LEASE,
+    OK,
+    OVER,
+    RECORD,
+    RESULT,
+    SAID,
+    write_record,
+)  # fmt: skip
 
 _KIB = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 _MAX_MESSAGE = 10_000  # characters
@@ -101,6 +117,10 @@ class Child:
         self._output = output
         self._pid = os.getpid()
         self._writing = threading.Lock()
+        self._asking = threading.Lock()
+        self._questions = itertools.count()
+        self._position = 0
+        asking.connect(self.ask)
         self._function: Callable[[Any], Any] | None = None
 
     def serve(self) -> NoReturn:
@@ -110,7 +130,9 @@ class Child:
             self._start(json.loads(options), function)
             while True:
                 start, count, size = LEASE.unpack(receive(self._control, LEASE.size))
-                self._lease(start, count, receive(self._control, size))
+                sent = receive(self._control, size)
+                if start != ANSWER:  # an answer that comes here is too late
+                    self._lease(start, count, sent)
         except (EOFError, ConnectionError, BrokenPipeError):
             os._exit(0)
 
@@ -120,6 +142,29 @@ class Child:
         self._limit = options["result_limit"]
         self._pickled = function
         self._said = _told.listen(self._say) if options["monitored"] else list
+
+    def ask(self, question: Mapping[str, Any], wait: bool, timeout: float) -> Any:
+        """Put a question to the driver; see `asking`. Any thread of the user."""
+        number = f"{self._pid}-{next(self._questions)}"
+        told = _told.encode({"id": number, "wait": wait, "question": question})
+        with self._asking:
+            header = RECORD.pack(ASKED, self._position, len(told), time.time(), time.monotonic(), 0.0, 0)
+            with self._writing:
+                write_record(self._results, header, told)
+            return self._answer(number, time.monotonic() + timeout) if wait else None
+
+    def _answer(self, number: str, deadline: float) -> Any:
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            _, _, size = LEASE.unpack(receive(self._control, LEASE.size))
+            answer = json.loads(receive(self._control, size))
+            if answer["id"] != number:
+                continue  # to a question that was given up
+            if "failure" in answer:
+                raise RuntimeError(answer["failure"])
+            return answer["value"]
+        raise asking.Unanswered("The driver did not answer in time; is it alive, and not too busy?")
 
     def _take(self) -> bool:
         try:
@@ -169,6 +214,7 @@ class Child:
 
     def _run(self, function: Callable[[Any], Any], item: Any, position: int) -> None:
         """Run one item and write what became of it. All of this counts for each of many small items."""
+        self._position = position
         started, begun = time.time(), time.monotonic()
         try:
             value = function(item)

@@ -75,13 +75,15 @@ class News:
         ended: items, in their order.
         printed: stream (always ``"output"``: both are one, in the order of printing) and line.
         said: encoded events, for `sparkgap.monitor.relay.pass_on`.
+        asked: position in the lease, and a question: its ``"id"``, whether it is to ``"wait"`` for, and the ``"question"``.
         readable: those of `also` that can be read.
     """
 
     ended: list[Ended] = field(default_factory=list)
     printed: list[tuple[str, str]] = field(default_factory=list)
     said: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     readable: list[socket.socket] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.ended or self.printed or self.said or self.readable)
+        return bool(self.ended or self.printed or self.said or self.asked or self.readable)

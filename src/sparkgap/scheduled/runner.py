@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,7 +17,7 @@ from sparkgap.scheduled.frames import Frame
 from sparkgap.scheduled.journal import Journal
 from sparkgap.scheduled.outcome import Ending, encode, is_ok
 from sparkgap.scheduled.report import endings
-from sparkgap.scheduled.schedule import Close, Command, Kill, Lease, Recall, Schedule, Settle
+from sparkgap.scheduled.schedule import MAX_LOSSES, Close, Command, Kill, Lease, Recall, Schedule, Settle
 
 _log = logging.getLogger("sparkgap.scheduled")
 
@@ -91,6 +91,7 @@ class Options:
         backoff: seconds before the first of them.
         stop_at_first: end the run at the first item without a value.
         single: one item at a time to each slot, asked for when the slot is free.
+        losses: how often an item is tried again whose slot has vanished.
     """
 
     parallel: int
@@ -98,6 +99,7 @@ class Options:
     backoff: float = 0.0
     stop_at_first: bool = True
     single: bool = False
+    losses: int = MAX_LOSSES
 
 
 class Runner:
@@ -136,7 +138,9 @@ class Runner:
         self._options = options
         self._told = told
         self._asked = asked
-        self._schedule = Schedule(retries=options.retries, backoff=options.backoff, single=options.single)
+        self._schedule = Schedule(
+            retries=options.retries, backoff=options.backoff, single=options.single, losses=options.losses
+        )
         self._under_way: dict[int, Item] = {}
         self._offered = 0
         self._places: dict[int, bool] = {}  # open places -> whether a slot of it has connected
@@ -268,6 +272,8 @@ class Runner:
                 for number, ending in endings(frame.header, frame.payload, host):
                     self._ended(slot, lease, number, ending, now)
                 self._perform(self._schedule.assign())
+            case "asked":
+                self._answer(slot, frame.header)
             case "returned":
                 self._perform(self._schedule.returned(slot, frame.header["lease"], frame.header["items"]))
 
@@ -276,6 +282,20 @@ class Runner:
         verdict = self._schedule.ended(slot, lease, number, ending.kind == "ok", ending.seconds, now)
         if verdict == "over":
             self._settle(number, ending if attempts == 1 else ending._replace(attempts=attempts))
+
+    def _answer(self, slot: int, header: Mapping[str, Any]) -> None:
+        item = self._under_way.get(header["item"])
+        if item is None or not self._schedule.holds(slot, header["lease"], header["item"]):
+            return
+        answer: dict[str, Any] = {"id": header["id"]}
+        try:
+            if self._asked is None:
+                raise RuntimeError("nobody answers questions in this run")
+            answer["value"] = self._asked(item, header["question"])
+        except Exception as error:  # of any class: it is the task's to deal with
+            answer["failure"] = f"{type(error).__name__}: {error}"
+        if header["wait"]:
+            self._desk.send(slot, "answer", answer)
 
     def _settle(self, number: int, ending: Ending) -> None:
         item = self._under_way.pop(number)

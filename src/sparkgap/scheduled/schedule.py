@@ -86,12 +86,14 @@ class Schedule:
         retries: how often an item that failed is tried again.
         backoff: seconds before the first retry; doubles with each further one.
         single: one item a lease and none in advance, where what comes next depends on what has ended.
+        losses: how often an item whose slot has vanished is given to another one.
 
     Attributes:
         mean: seconds an item takes, a moving mean; None before the first.
     """
 
-    def __init__(self, *, retries: int = 0, backoff: float = 0.0, single: bool = False) -> None:
+    def __init__(self, *, retries: int = 0, backoff: float = 0.0, single: bool = False, losses: int = MAX_LOSSES) -> None:
+        self._most_losses = losses
         self._retries = retries
         self._backoff = backoff
         self._single = single
@@ -138,6 +140,11 @@ class Schedule:
         """Return how often an item that is under way has been tried, this time included."""
         return 1 + self._failures.get(item, 0) + self._losses.get(item, 0)
 
+    def holds(self, slot: int, lease: int, item: int) -> bool:
+        """Whether an item is under way in a slot, with a lease."""
+        holder = self._slots.get(slot)
+        return holder is not None and item in holder.leases.get(lease, ())
+
     def next_time(self) -> float | None:
         """Return when `tick` has something to do; None where only events can bring that."""
         return self._delayed[0][0] if self._delayed else None
@@ -174,7 +181,7 @@ class Schedule:
         if held and not self._cancelled:
             first = held[0]
             self._losses[first] = self._losses.get(first, 0) + 1
-            if self._losses[first] > MAX_LOSSES:
+            if self._losses[first] > self._most_losses:
                 self._forget(first)
                 told.append(Settle(first))
                 held = held[1:]

@@ -148,6 +148,8 @@ class Slot:
         for stream, text in news.printed:
             capture.say("PRINT", stream, text, time.time())
         relay.pass_on(news.said)
+        for position, question in news.asked:
+            self._ask(position, question)
         if news.readable:
             self._listen()
         if self._report.left(FLUSH_SECONDS) == 0:
@@ -166,6 +168,10 @@ class Slot:
         else:
             self._tell(ended, self._lease.items[ended.position])
         self._report.add(self._lease.items[ended.position], ended)
+
+    def _ask(self, position: int, question: dict[str, Any]) -> None:
+        if self._lease is not None and not self._killed:
+            self._link.send("asked", {"lease": self._lease.number, "item": self._lease.items[position], **question})
 
     def _tell(self, ended: Ended, item: int) -> None:
         if self._begun is None:
@@ -190,13 +196,15 @@ class Slot:
             self._obey(frame)
 
     def _obey(self, frame: Frame) -> None:
+        facts = frame.header
         match frame.kind:
             case "lease":
                 self._killed = False
-                facts: dict[str, Any] = frame.header
                 self._queue.append(_Lease(facts["lease"], facts["items"], bytes(frame.payload)))
             case "recall":
                 self._give_back()
+            case "answer":
+                self._bench.answer(facts)
             case "kill":
                 self._queue.clear()
                 self._killed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from pyspark import cloudpickle
 
 import sparkgap as gap
-from sparkgap.scheduled import _processes
+from sparkgap.scheduled import _processes, asking
 from sparkgap.scheduled._output import Output
 from sparkgap.scheduled.bench import Bench, Ended, Program
 
@@ -548,3 +549,35 @@ def test_ten_thousand_items_that_do_nothing(bench):
             count += len(worker.wait(None).ended)
     print(json.dumps({"seconds": time.monotonic() - begun, "cpu of the bench": time.process_time() - cpu}))
     assert count == 10_000
+
+
+def test_a_task_asks_and_is_answered() -> None:
+    def work(n: int) -> Any:
+        asking.tell({"note": n})
+        return asking.ask({"double": n})
+
+    got = []
+    with contextlib.closing(Bench(Program(cloudpickle.dumps(work)))) as bench:
+        bench.give(cloudpickle.dumps([1, 2, 3]), 3)
+        while not bench.idle:
+            news = bench.wait(30)
+            for _, asked in news.asked:
+                if asked["wait"]:
+                    bench.answer({"id": "of another question", "value": -1})
+                    bench.answer({"id": asked["id"], "value": 2 * asked["question"]["double"]})
+                else:
+                    assert asked["question"]["note"] in (1, 2, 3)
+            got += news.ended
+    assert [pickle.loads(e.value) for e in got] == [2, 4, 6]
+
+
+def test_a_question_that_nobody_answers_has_a_deadline() -> None:
+    def work(n: int) -> Any:
+        return asking.ask({"anybody": "there?"}, timeout=0.2)
+
+    got = []
+    with contextlib.closing(Bench(Program(cloudpickle.dumps(work)))) as bench:
+        bench.give(cloudpickle.dumps([1]), 1)
+        while not bench.idle:
+            got += bench.wait(30).ended
+    assert [(e.kind, e.error) for e in got] == [("exception", "sparkgap.scheduled.asking.Unanswered")]

@@ -130,7 +130,7 @@ class Odd:
         ("/no/such/place", "no such file or folder"),
         ("s3://bucket/data", "addresses, such as s3://"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
 )
 def test_what_cannot_be_placed_is_refused_and_nothing_is_written(value, says, cache):
     with pytest.raises(ConfigurationError, match=says):
