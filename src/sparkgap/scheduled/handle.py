@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from sparkgap._errors import RunCancelledError, TaskError
-from sparkgap.scheduled.outcome import Outcome, decode, outcome
+from sparkgap.scheduled.outcome import Outcome, decode, is_ok, outcome, value_of
 from sparkgap.scheduled.runner import Runner
 from sparkgap.scheduled.tables import table_of
 
@@ -46,9 +46,7 @@ class TaskRun:
             RunError: the run could not go on.
             RunCancelledError: it was cancelled.
         """
-        for index in itertools.count():
-            if not self._await(partial(self._runner.journal.__contains__, index)):
-                return
+        for index in self._indices():
             yield self._read(index)
 
     def as_completed(self) -> Iterator[Outcome]:
@@ -66,7 +64,11 @@ class TaskRun:
             TaskError: an item has none.
             RunError, RunCancelledError: the run has not come to its end.
         """
-        return [one.unwrap() for one in self]
+        journal, found = self._runner.journal, []
+        for index in self._indices():
+            payload = journal.read(index).payload
+            found.append(self._read(index).unwrap() if not is_ok(payload) else value_of(index, payload))
+        return found
 
     def to_arrow(self) -> pa.Table:
         """Wait for the end, and return a table with a row an outcome: index, kind, value, error and so on.
@@ -114,6 +116,14 @@ class TaskRun:
     def __repr__(self) -> str:
         state = "running" if not self.done else "done" if self.error is None else f"ended by {type(self.error).__name__}"
         return f"TaskRun({self.run!r}, {len(self):,} outcomes, {self._runner.failed:,} without a value, {state})"
+
+    def _indices(self) -> Iterator[int]:
+        """Give 0, 1, 2 … as soon as each has an outcome, to the end of the run."""
+        journal = self._runner.journal
+        for index in itertools.count():
+            if index not in journal and not self._await(partial(journal.__contains__, index)):
+                return
+            yield index
 
     def _await(self, there: Callable[[], bool]) -> bool:
         """Wait until something is there, or the run is over; whether it is there."""

@@ -130,24 +130,39 @@ def is_ok(raw: bytes) -> bool:
     return bool(raw) and raw[0] == 0
 
 
+def value_of(index: int, raw: bytes) -> Any:
+    """Return the value of an encoded outcome that has one.
+
+    Raises:
+        TaskError: it cannot be unpickled here.
+    """
+    *_, where, said, _ = _FIXED.unpack_from(raw)
+    return _unpickled(index, memoryview(raw)[_FIXED.size + where + said :])
+
+
+def _unpickled(index: int, value: bytes | memoryview) -> Any:
+    try:
+        return pickle.loads(value)
+    except Exception as failure:  # of any class: what it takes to rebuild a value is the user's
+        raise TaskError(
+            f"Item {index}: its value came, but cannot be unpickled on the driver ({type(failure).__name__}: {failure}). "
+            "Return plain values or arrays, or install here what defines it.",
+            index, "result", type(failure).__name__,
+        ) from failure  # fmt: skip
+
+
 def outcome(index: int, item: Any, ending: Ending) -> Outcome:
     """Return what users get of an ending."""
-    kind, value, error = ending.kind, None, None
-    texts = ending.texts
-    if kind == "ok":
-        try:
-            value = pickle.loads(ending.value)
-        except Exception as failure:  # of any class: what it takes to rebuild a value is the user's
-            kind = "result"
-            error = TaskError(
-                f"Item {index}: its value came, but cannot be unpickled on the driver ({type(failure).__name__}: {failure}). "
-                "Return plain values or arrays, or install here what defines it.",
-                index, kind, type(failure).__name__,
-            )  # fmt: skip
-    else:
+    kind, value, error, texts = ending.kind, None, None, ending.texts
+    if kind != "ok":
         error = TaskError(
             f"Item {index}: {texts.get('message', '')}", index, kind, texts.get("error", ""), texts.get("traceback", "")
         )
+    else:
+        try:
+            value = _unpickled(index, ending.value)
+        except TaskError as failure:
+            kind, error = "result", failure
     return Outcome(
         index, item, kind, value, error, ending.attempts, ending.seconds, ending.started, ending.peak_rss,
         ending.exit_code, ending.signal, ending.host, texts.get("output", ""),

@@ -271,6 +271,7 @@ class Runner:
                 lease, now, host = frame.header["lease"], time.monotonic(), self._hosts.get(slot, "")
                 for number, ending in endings(frame.header, frame.payload, host):
                     self._ended(slot, lease, number, ending, now)
+                self.journal.flush()  # what has come in survives the death of this process; a loss of power: see _look_after
                 self._perform(self._schedule.assign())
             case "asked":
                 self._answer(slot, frame.header)
