@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sparkgap.tensors.columns import Column, Raw, Stack
     from sparkgap.tensors.image import image
     from sparkgap.tensors.spec import Signature, TensorSpec
+    from sparkgap.tuning.api import search
 
 __version__ = "0.1.0.dev0"
 
@@ -83,6 +84,7 @@ _HOME = {
     "report": "monitor.reporting",
     "run": "scheduled.api",
     "runs": "monitor.records",
+    "search": "tuning.api",
     "session": "_session",
     "show": "monitor.reporting",
     "summary": "monitor.summary",
@@ -126,6 +128,7 @@ __all__ = [
     "report",
     "run",
     "runs",
+    "search",
     "session",
     "show",
     "summary",

@@ -17,6 +17,8 @@ MODULES = (
     "sparkgap.embedded.function",
     "sparkgap.tensors.image",
     "sparkgap.monitor.reporting",
+    "sparkgap.scheduled.api",
+    "sparkgap.tuning.api",
 )
 
 

@@ -172,7 +172,7 @@ class Child:
         self._process.wait()
 
 
-_SAFE_PATH = ("-P",) if sys.version_info >= (3, 11) else ()  # without it, a file of the working folder could stand for a module
+_SAFE_PATH = ("-P",) if sys.version_info >= (3, 11) else ()  # no file of the working folder stands for a module
 
 
 def _spawn(descriptor: int, threads: int) -> subprocess.Popen[bytes]:

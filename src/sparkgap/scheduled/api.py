@@ -87,13 +87,12 @@ def run(
         >>> gap.run(lambda n: n * n, range(4)).values()
         [0, 1, 4, 9]
     """
-    _check(fn, timeout, retries, backoff, on_error)
+    _check(fn, retries, backoff, on_error)
     spark = spark or _spark.active_session()
     place = placement(spark, cpus=cpus, gpus=gpus, parallel=parallel)
-    limits = {
-        "timeout": timeout, "memory": None if memory is None else size_of("memory", memory), "threads": place.cpus,
-        "fresh": fresh, "preload": tuple(preload), "result_limit": size_of("result_limit", result_limit),
-    }  # fmt: skip
+    limits = limits_of(
+        place, timeout=timeout, memory=memory, fresh=fresh, preload=preload, result_limit=size_of("result_limit", result_limit)
+    )
     kept = Journal.open(journal, _qualified(fn)) if journal is not None else Journal.temporary()
     try:
         return start(
@@ -210,15 +209,29 @@ def _qualified(fn: Callable[..., Any]) -> str:
     return f"{home.__module__}.{home.__qualname__}"
 
 
-def _check(fn: Any, timeout: float | None, retries: int, backoff: float, on_error: str) -> None:
+def _check(fn: Any, retries: int, backoff: float, on_error: str) -> None:
     if not callable(fn):
         raise ConfigurationError(f"gap.run takes a function and items; the function is a {type(fn).__name__}.")
-    if timeout is not None and not timeout > 0:
-        raise ConfigurationError(f"timeout={timeout!r}: seconds above 0, or None for no limit.")
     if retries < 0 or backoff < 0:
         raise ConfigurationError(f"retries={retries!r}, backoff={backoff!r}: neither may be below 0.")
     if on_error not in ("raise", "collect"):
         raise ConfigurationError(f"on_error={on_error!r}: 'raise' or 'collect'.")
+
+
+def limits_of(
+    place: Placement, *, timeout: float | None, memory: int | str | None, fresh: bool, preload: Sequence[str], **others: Any
+) -> dict[str, Any]:
+    """Return the fields of `Program` that options give.
+
+    Raises:
+        ConfigurationError: one makes no sense.
+    """
+    if timeout is not None and not timeout > 0:
+        raise ConfigurationError(f"timeout={timeout!r}: seconds above 0, or None for no limit.")
+    return {
+        "timeout": timeout, "memory": None if memory is None else size_of("memory", memory), "threads": place.cpus,
+        "fresh": fresh, "preload": tuple(preload), **others,
+    }  # fmt: skip
 
 
 def size_of(name: str, size: int | str) -> int:

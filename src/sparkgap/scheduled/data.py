@@ -42,7 +42,7 @@ def refs_of(spark: SparkSession, fn: Callable[..., Any], data: Mapping[str, Any]
     Raises:
         ConfigurationError: a value is of a kind that cannot be placed, or the function does not take it.
     """
-    _check_names(fn, data)
+    check_names(fn, data)
     refs = {}
     for name, value in data.items():
         try:
@@ -60,7 +60,12 @@ def _table(value: Any) -> Any:
     return value.toArrow() if hasattr(value, "toArrow") and hasattr(value, "sparkSession") else value
 
 
-def _check_names(fn: Callable[..., Any], data: Mapping[str, Any]) -> None:
+def check_names(fn: Callable[..., Any], data: Mapping[str, Any]) -> None:
+    """Refuse data that a function would not take.
+
+    Raises:
+        ConfigurationError: it has no parameter of that name.
+    """
     try:
         parameters = inspect.signature(fn).parameters
     except (TypeError, ValueError):  # functions of C tell nothing

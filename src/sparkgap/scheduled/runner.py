@@ -302,7 +302,10 @@ class Runner:
         item = self._under_way.pop(number)
         self._barren = 0
         if self._told is not None:
-            self._told(item, ending)
+            try:
+                self._told(item, ending)
+            except BaseException as error:  # of the user's callbacks: it ends the run, and is raised where that is waited for
+                self._stop(error)
         self.journal.append(item.index, item.identity, encode(ending), item.kept)
         if ending.kind != "ok":
             self.failed += 1

@@ -1,0 +1,151 @@
+"""`gap.search` on real Spark: Optuna's study on the driver, trials as tasks that ask it while they run."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import pytest
+
+import sparkgap as gap
+from sparkgap.monitor import driver
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value() -> Iterator[None]:
+    """Workers cannot import this file."""
+    from pyspark import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def branin(trial: Any) -> float:
+    x, y = trial.suggest_float("x", -5, 10), trial.suggest_float("y", 0, 15)
+    first = y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6
+    return first**2 + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10
+
+
+def test_trials_are_tasks_and_the_study_is_optunas(spark: SparkSession) -> None:
+    study = gap.search(branin, trials=30, parallel=2, sampler=optuna.samplers.TPESampler(seed=1, constant_liar=True))
+    assert isinstance(study, optuna.Study)
+    assert [t.state.name for t in study.trials] == ["COMPLETE"] * 30
+    assert study.best_value < 5
+    assert all(set(t.params) == {"x", "y"} for t in study.trials)
+    assert len({tuple(t.params.values()) for t in study.trials}) == 30
+    assert len(optuna.importance.get_param_importances(study)) == 2
+
+
+def test_a_trial_is_pruned_while_it_runs(spark: SparkSession) -> None:
+    def objective(trial: Any) -> float:
+        bad = trial.number % 2
+        for step in range(200):
+            trial.report(float(bad), step)
+            if trial.should_prune():
+                trial.set_user_attr("stopped", time.time())
+                raise optuna.TrialPruned
+            time.sleep(0.005)
+        return float(bad)
+
+    pruner = optuna.pruners.ThresholdPruner(upper=0.5)
+    study = gap.search(objective, trials=4, parallel=2, pruner=pruner)
+    assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED"]
+    for trial in study.trials:
+        if trial.state.name == "PRUNED":
+            assert len(trial.intermediate_values) == 1
+            assert trial.datetime_complete is not None
+            assert trial.datetime_complete.timestamp() - trial.user_attrs["stopped"] < 2
+
+
+def test_a_failed_trial_is_told_as_failed(spark: SparkSession) -> None:
+    def objective(trial: Any) -> float:
+        n = trial.suggest_int("n", 0, 3)
+        print("trying", n)
+        if n == 1:
+            raise ValueError("one is bad")
+        if n == 2:
+            sys.exit(5)
+        return float("nan") if n == 3 else 0.0
+
+    study = gap.search(objective, grid={"n": [0, 1, 2, 3]}, parallel=1)
+    by_n = {t.params["n"]: t for t in study.trials}
+    assert {n: t.state.name for n, t in by_n.items()} == {0: "COMPLETE", 1: "FAIL", 2: "FAIL", 3: "FAIL"}
+    assert "one is bad" in by_n[1].user_attrs["error"]
+    assert "in objective" in by_n[1].user_attrs["traceback"]
+    assert "trying 1" in by_n[1].user_attrs["output"]
+    assert by_n[2].user_attrs["kind"] == "exit"
+    with pytest.raises(gap.TaskError, match="one is bad"):
+        gap.search(objective, grid={"n": [1]}, catch=False)
+
+
+def test_a_slow_trial_is_ended(spark: SparkSession) -> None:
+    def objective(trial: Any) -> float:
+        if trial.number == 0:
+            time.sleep(600)
+        return 1.0
+
+    study = gap.search(objective, trials=3, trial_timeout=1.0)
+    assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[0].user_attrs["kind"] == "timeout"
+
+
+def test_data_reaches_trials_and_reports_are_seen(spark: SparkSession) -> None:
+    def objective(trial: Any, x: np.ndarray) -> float:
+        gap.report(trial=trial.number)
+        return float(x.sum()) + trial.suggest_float("a", 0, 1)
+
+    study = gap.search(objective, trials=3, data={"x": np.arange(1000.0)})
+    assert 499500 <= study.best_value <= 499501
+    run = max(r for r in driver.monitor().store.runs())
+    with driver.monitor().store.reading(run) as state:
+        assert state is not None
+        assert state.kind == "search"
+    with pytest.raises(gap.ConfigurationError, match="does not take"):
+        gap.search(objective, trials=3, data={"z": np.arange(3.0)})
+
+
+def test_a_search_goes_on_after_its_driver_was_killed(spark: SparkSession, kind: str, tmp_path: Path) -> None:
+    if kind != "classic":
+        pytest.skip("one kind is enough for a process of its own")
+    storage = tmp_path / "study.log"
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import os, time
+        import sparkgap as gap
+
+        def objective(trial):
+            time.sleep(0.1)
+            return trial.suggest_float("x", 0, 1)
+
+        def killed(study, trial):
+            if len([t for t in study.trials if t.state.is_finished()]) == 5:
+                os.kill(os.getpid(), 9)
+
+        gap.session("local[2]", conf={{"spark.ui.enabled": "false"}})
+        gap.search(objective, trials=20, storage={str(storage)!r}, study_name="s", parallel=2, callbacks=[killed])
+        """)
+    )
+    got = subprocess.run([sys.executable, str(script)], capture_output=True, timeout=120, check=False)
+    assert got.returncode == -9
+
+    def objective(trial: Any) -> float:
+        return float(trial.suggest_float("x", 0, 1))
+
+    study = gap.search(objective, trials=20, storage=str(storage), study_name="s", parallel=2)
+    states = [t.state.name for t in study.trials]
+    assert states.count("COMPLETE") == 20
+    assert not {"RUNNING", "WAITING"} & set(states)
+    assert len(states) <= 22  # the two that ran with the driver have failed
