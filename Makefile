@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --c
 RUN := $(VENV)/bin/python
 export PYTHONWARNINGS ?= ignore::FutureWarning:pyspark
 
-.PHONY: demo test test-unit test-classic test-connect test-cluster lint bench bench-peers docs clean
+.PHONY: demo test test-unit test-classic test-connect test-cluster lint bench bench-peers bench-tasks docs clean
 
 demo: $(VENV)/.demo
 	@$(RUN) -m sparkgap demo --output demo-output
@@ -36,6 +36,9 @@ bench: $(VENV)/.dev
 
 bench-peers: $(VENV)/.dev
 	benchmarks/peers/run
+
+bench-tasks:
+	benchmarks/peers/run-tasks
 
 clean:
 	rm -rf $(VENV) .venv-* demo-output build dist

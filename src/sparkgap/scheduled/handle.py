@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
+LEAVE_SECONDS = 5.0
+"""Whoever has seen the last outcome waits at most so long for the slots to leave."""
+
+
 class TaskRun:
     """Independent tasks under way on Spark. Made by `gap.run`; lives on the driver.
 
@@ -130,6 +134,7 @@ class TaskRun:
         self._until(lambda: there() or self._runner.over, None)
         if there():
             return True
+        self._until(lambda: self._runner.ended, LEAVE_SECONDS)  # its jobs, too: users stop the session after the last outcome
         if self._runner.error is not None:
             raise _again(self._runner.error)
         return False

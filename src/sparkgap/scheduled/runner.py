@@ -156,7 +156,7 @@ class Runner:
         self.journal = journal
         self.changed = threading.Condition()
         self.error: BaseException | None = None
-        self.over = False
+        self.over = self.ended = False
         self.failed = 0
         self._thread = threading.Thread(target=self._run, name="sparkgap-run", daemon=True)
         self._feeder = threading.Thread(target=self._feed, name="sparkgap-run-items", daemon=True)
@@ -216,6 +216,9 @@ class Runner:
             self._end(self.error)
             self._stop_slots()
             self._desk.close()
+            self.ended = True
+            with self.changed:
+                self.changed.notify_all()
 
     def _finished(self) -> bool:
         return self.over and (not self._places or time.monotonic() > (self._closing or 0))

@@ -160,7 +160,8 @@ def _launch(spark: SparkSession | None, task: TrialTask, conductor: Conductor, *
     limits = limits_of(place, **{name: options[name] for name in ("timeout", "memory", "fresh", "preload")})
     return start(
         spark, task, (Item(index, number) for index, number in enumerate(conductor.numbers())), Journal.temporary(),
-        title=options["name"], details={"study": task.facts.study_name}, place=place, limits=limits, data=options["data"] or {},
+        title=options["name"], details={"study": task.facts.study_name}, place=place, limits=limits,
+        data=options["data"] or {},
         options=Options(place.parallel, stop_at_first=options["on_error"] == "raise", single=True, losses=0), kind="search",
         told=lambda item, ending: conductor.told(item.value, ending),
         asked=lambda item, question: conductor.asked(item.value, question),
