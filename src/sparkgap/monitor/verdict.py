@@ -18,6 +18,8 @@ MAIN = ("load", "starved", "model", "encode", "write")
 SHORT_BATCH = 0.002
 SMALL_BATCH = 32
 ENOUGH_SECONDS = 0.5
+ITEM_KINDS = ("run", "search", "grouped")
+"""Runs of independent items in processes of their own, whose processor time the slots do not see."""
 """A run of less work than this has no verdict: starting it is what takes the time."""
 
 
@@ -61,10 +63,27 @@ def verdict(attempts: Sequence[Attempt], *, tasks: int | None = None, slots: int
 
 def of_run(state: RunState) -> Verdict:
     """Return the verdict on the latest action of a run."""
+    if state.kind in ITEM_KINDS:
+        return of_items(state.counted())
     slots = state.details.get("slots", "")
     return verdict(
         state.counted(), tasks=state.task_count(), slots=int(slots) if slots.isdigit() else None,
         boundary=state.details.get("boundary", ""),
+    )  # fmt: skip
+
+
+def of_items(attempts: Sequence[Attempt]) -> Verdict:
+    """Find whether the slots of independent items had work; what their items do is not ours to judge.
+
+    Args:
+        attempts: one for each slot.
+    """
+    waited, worked = (sum(a.stats.seconds.get(phase, 0.0) for a in attempts) for phase in ("read", "model"))
+    if waited + worked < ENOUGH_SECONDS or (idle := waited / (waited + worked)) <= 1 / 3:
+        return Verdict("", 0.0, "the slots have work")
+    return Verdict(
+        "idle slots", idle, f"slots are idle {idle:.0%} of the time: they wait for items",
+        "The items come too slowly, or there are fewer than slots: take a smaller parallel=.",
     )  # fmt: skip
 
 

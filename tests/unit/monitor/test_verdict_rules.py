@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sparkgap.monitor.events import Task
 from sparkgap.monitor.state import Attempt
 from sparkgap.monitor.stats import TaskStats
-from sparkgap.monitor.verdict import MAIN, verdict
+from sparkgap.monitor.verdict import MAIN, of_items, verdict
 
 
 def attempt(
@@ -85,3 +86,10 @@ def test_threads() -> None:
     assert verdict([many]).limit == "threads"
     many.cpus = 8
     assert verdict([many]).limit != "threads"
+
+
+@pytest.mark.parametrize(("read", "model", "limit"), [(0.1, 10.0, ""), (6.0, 4.0, "idle slots"), (0.2, 0.1, "")])
+def test_slots_of_independent_items_are_judged_by_their_work_only(read: float, model: float, limit: str) -> None:
+    told = Attempt(Task(-1, 0, 0))
+    told.stats.seconds.update(read=read, model=model)
+    assert of_items([told]).limit == limit
