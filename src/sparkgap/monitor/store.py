@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from sparkgap.monitor.events import Event, RunStarted, Task, decode, encode
 from sparkgap.monitor.history import History
@@ -17,6 +17,15 @@ _log = logging.getLogger("sparkgap.monitor")
 
 MAX_RUNS = 200
 """Runs kept in memory; older ones stay in the history."""
+
+
+class Stoppable(Protocol):
+    """A run that this process can end."""
+
+    over: bool
+
+    def cancel(self) -> None:
+        """End it; returns at once. Any thread."""
 
 
 class Store:
@@ -32,10 +41,32 @@ class Store:
         self._planned: dict[str, list[dict[str, Any]]] = {}
         self._seen: dict[tuple[str, str], int] = {}  # (sender, run) -> number of its last event
         self._held: dict[str, dict[str, set[Task]]] = {}  # sender -> run -> attempts that have not ended
+        self._stoppable: dict[str, Stoppable] = {}
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._version = 0
         self.rejected = 0
+
+    def stoppable(self, run: str, what: Stoppable) -> None:
+        """Note what ends a run, for those who look at it."""
+        with self._lock:
+            self._stoppable = {name: one for name, one in self._stoppable.items() if not one.over}
+            self._stoppable[run] = what
+
+    def can_stop(self, run: str) -> bool:
+        """Whether a run goes on, and `stop` ends it."""
+        with self._lock:
+            found = self._stoppable.get(run)
+            return found is not None and not found.over
+
+    def stop(self, run: str) -> bool:
+        """End a run; returns at once. False where it has ended, or nothing here can end it."""
+        with self._lock:
+            found = self._stoppable.get(run)
+        if found is None or found.over:
+            return False
+        found.cancel()
+        return True
 
     def say(self, event: Event) -> None:
         """Take an event of this very process."""

@@ -166,6 +166,7 @@ def start(
         items, desk, kept, open_slot=jobs.open, stop_slots=jobs.stop, pickled=_pickled, options=options, told=told, asked=asked
     )
     runner.start()
+    monitor().store.stoppable(opened.run, runner)
     return TaskRun(opened.run, runner, sequence, spark)
 
 

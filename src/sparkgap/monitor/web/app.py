@@ -1,4 +1,4 @@
-"""The page's routes. Everything it tells comes from the store; it changes nothing."""
+"""The page's routes. Everything it tells comes from the store; the one thing it can do is to end a run."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def create_app(store: Store, *, token: str, hosts: Collection[str] = ()) -> Star
             Route("/", _page),
             Route("/api/runs", _runs),
             Route("/api/runs/{run}", _run),
+            Route("/api/runs/{run}/stop", _stop, methods=["POST"]),
             Route("/api/runs/{run}/artifacts/{number:int}", _artifact),
             Route("/api/stream", _stream),
             Mount("/static", StaticFiles(directory=STATIC)),
@@ -65,6 +66,14 @@ async def _run(request: Request) -> Response:
     runs: Runs = request.app.state.runs
     found = await run_in_threadpool(runs.read, request.path_params["run"], run_view)
     return JSONResponse(finite(found)) if found is not None else _absent("There is no such run.")
+
+
+async def _stop(request: Request) -> Response:
+    if request.headers.get("x-requested-by") != "sparkgap":  # a form of another site cannot set a header
+        return JSONResponse({"error": "Only the page itself may ask for this."}, 403)
+    runs: Runs = request.app.state.runs
+    stopped = await run_in_threadpool(runs.stop, request.path_params["run"])
+    return JSONResponse({"stopped": True}) if stopped else _absent("This run has ended, or cannot be ended from here.")
 
 
 async def _artifact(request: Request) -> Response:

@@ -54,6 +54,14 @@ class Runs:
             found = self._past(run)
             return None if found is None else use(found)
 
+    def can_stop(self, run: str) -> bool:
+        """Whether the page can offer to end a run."""
+        return self._store.can_stop(run)
+
+    def stop(self, run: str) -> bool:
+        """End a run; False where that cannot be."""
+        return self._store.stop(run)
+
     def version(self, run: str) -> int:
         """Return a number that changes when the run does; -1 where there is no such run."""
         with self._store.reading(run) as state:

@@ -91,7 +91,8 @@ class Look:
         state = self._runs.read(self._run, run_view)
         if state is None:
             return message("absent", {"run": self._run})
-        return message("run", state | {"recent": self._recent(state["heard"], state["rows_out"])})
+        more = {"recent": self._recent(state["heard"], state["rows_out"]), "can_stop": self._runs.can_stop(self._run)}
+        return message("run", state | more)
 
     def _recent(self, heard: float, rows: int) -> float | None:
         """Return rows a second over the last seconds that this client has looked on; None before that is known."""

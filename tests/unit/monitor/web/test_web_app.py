@@ -189,3 +189,27 @@ def test_a_process_has_one_page_until_it_is_closed():
         assert httpx.get(second.url, follow_redirects=True).status_code == 200
     finally:
         gap.page().close()
+
+
+class Run:
+    over = False
+
+    def cancel(self):
+        self.over = True
+
+
+def test_a_run_is_ended_by_the_page_and_by_nobody_else(store, client, page):
+    Making(store, "mine", 1000.0, "work")
+    run = Run()
+    store.stoppable("mine", run)
+    ours = {"X-Requested-By": "sparkgap"}
+    assert client.post("/api/runs/mine/stop").status_code == 403
+    assert httpx.post(f"http://127.0.0.1:{page.port}/api/runs/mine/stop", headers=ours).status_code == 401
+    assert client.post("/api/runs/other/stop", headers=ours).status_code == 404
+    assert client.get("/api/runs/mine/stop").status_code == 405
+    assert not run.over
+    assert store.can_stop("mine")
+    assert client.post("/api/runs/mine/stop", headers=ours).json() == {"stopped": True}
+    assert run.over
+    assert not store.can_stop("mine")
+    assert client.post("/api/runs/mine/stop", headers=ours).status_code == 404

@@ -211,3 +211,25 @@ def test_a_lost_connection_is_said_and_comes_back(tab, store):
     with serve(store, port=port, token="fixed"):
         tab.until("document.querySelector('#connection.live') && document.querySelector('.numbers').innerText.includes('777')")
     tab.console.clear()  # the browser notes refused connections
+
+
+def test_a_run_is_cancelled_on_the_second_click(tab, store, page):
+    class Run:
+        over = False
+
+        def cancel(self):
+            self.over = True
+            made.log(None, 1, "somebody cancelled the run")
+
+    made = Making(store, "stoppable", time.time(), "work")
+    made.stage(1)
+    run = Run()
+    store.stoppable("stoppable", run)
+    open_run(tab, page, "stoppable")
+    tab.until("document.querySelector('button.stop')")
+    tab.run("document.querySelector('button.stop').click()")
+    assert tab.text("button.stop") == "Really cancel?"
+    assert not run.over
+    tab.run("document.querySelector('button.stop').click()")
+    tab.until("!document.querySelector('button.stop')")
+    assert run.over

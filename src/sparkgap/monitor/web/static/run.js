@@ -41,7 +41,7 @@ export class RunView {
     if (!this.state) this.build();
     this.state = state;
     const { attempts, ...top } = state;
-    this.part("head", [top.name, top.status, top.kind, top.run], () => head(state));
+    this.part("head", [top.name, top.status, top.kind, top.run, top.can_stop], () => head(state));
     this.part("numbers", [top.status, top.done, top.running, top.tasks, top.rows_out, top.rate, top.recent, top.elapsed, top.failures, top.totals, attempts.status], () => numbers(state));
     this.part("limits", [top.found, top.phases, top.unmeasured], () => limits(state));
     this.part("first", [top.failed[0], top.failures, top.status, attempts.status], () => firstFailure(state));
@@ -90,7 +90,27 @@ export class RunView {
 }
 
 function head(state) {
-  return [h("h1", {}, state.name), status(state.status), h("p", { class: "quiet" }, [state.kind, state.run].filter(Boolean).join(" · "))];
+  const parts = [h("h1", {}, state.name), status(state.status), h("p", { class: "quiet" }, [state.kind, state.run].filter(Boolean).join(" · "))];
+  if (state.can_stop && state.status !== "done") parts.push(stopper(state));
+  return parts;
+}
+
+/** A button that asks once more: what it ends is gone. */
+function stopper(state) {
+  const button = h("button", { class: "stop" }, "Cancel the run");
+  let sure = false;
+  button.addEventListener("click", async () => {
+    if (!sure) {
+      sure = true;
+      button.textContent = "Really cancel?";
+      return;
+    }
+    button.disabled = true;
+    button.textContent = "Cancelling …";
+    const answer = await fetch(`/api/runs/${encodeURIComponent(state.run)}/stop`, { method: "POST", headers: { "X-Requested-By": "sparkgap" } });
+    if (!answer.ok) button.textContent = (await answer.json()).error;
+  });
+  return button;
 }
 
 function curves(state, place) {
