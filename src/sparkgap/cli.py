@@ -1,4 +1,4 @@
-"""The command line: `sparkgap transform`, `explain`, `demo`, `runs`, `watch`, `ui`, over the same calls as the Python API."""
+"""The command line: `transform`, `explain`, `run`, `demo`, `runs`, `watch`, `ui`, over the same calls as the Python API."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from sparkgap import _cli_data as cli_data
 from sparkgap import _cli_monitor as cli_monitor
+from sparkgap import _cli_tasks as cli_tasks
 from sparkgap import _console as console
 from sparkgap._cli_data import Pair, Size
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 F = TypeVar("F", bound=Callable[..., Any])
+_PROGRESS = "spark.sparkgap.monitor.progress"
 
 _EXAMPLES = """\b
 Examples:
@@ -180,6 +182,25 @@ def explain(**call: Any) -> None:
             click.echo(f"{row.name:{width}}  {row.value}  ({row.reason})")
 
 
+@cli.command(epilog=cli_tasks.EXAMPLES)
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("items")
+@cli_tasks.options
+@_spark_options
+def run(**call: Any) -> None:
+    """Run MODULE:FUNCTION on every line of ITEMS, each as a task of its own on the cluster.
+
+    ITEMS: a file with one JSON value a line, or - for standard input. The function is called with one value.
+    Exit code 1 where an item has no value.
+    """
+    call["conf"] = ((_PROGRESS, "auto"), *call["conf"])  # here the monitor draws
+    good = True
+    with _work(call) as start:
+        good = cli_tasks.run(start, **call)
+    if not good:
+        sys.exit(console.FAILED)
+
+
 @cli.command()
 @click.option(
     "--output",
@@ -236,8 +257,8 @@ def _work(call: dict[str, Any]) -> Iterator[Callable[[], SparkSession]]:
 def _session(master: str | None, conf: dict[str, str], at_end: contextlib.ExitStack) -> SparkSession:
     import sparkgap as gap
 
-    # The command draws its own line.
-    spark = gap.session(master, conf={"spark.sparkgap.monitor.progress": "false", **conf})
+    # Most commands draw a line of their own.
+    spark = gap.session(master, conf={_PROGRESS: "false", **conf})
     at_end.callback(spark.stop)
     return spark
 
