@@ -1,9 +1,10 @@
-"""The scheduler against its peers: `.venv-tasks/bin/python -m benchmarks.tasks [noop second memory search branin data]`.
+"""The scheduler against its peers: `.venv-tasks/bin/python -m benchmarks.tasks [noop second memory search pruned branin data]`.
 
 noop: 10,000 items that do nothing: `gap.run`, one bare mapInArrow job over them, one Spark job an item, joblib-spark.
 second: items of one second on two slots: what each costs besides.
 memory: resident memory of the driver with 1,000, 10,000 and 100,000 items.
 search: 40 trials of 0.2 s two at a time, and trials of one second: `gap.search`, hyperopt's SparkTrials, plain Optuna.
+pruned: how soon a trial ends after the decision.
 branin: how many trials four at a time need for what a sequential study reaches.
 data: a 1 GB array for 16 tasks of one node.
 
@@ -169,6 +170,32 @@ def search(spark: Any) -> None:
     median("SparkTrials, 40 trials of 0.2 s", peer, 1, 40)
 
 
+def prunes(trial: Any) -> float:
+    for step in range(1000):
+        trial.report(1.0, step)
+        if trial.should_prune():
+            trial.set_user_attr("decided", time.time())
+            import optuna
+
+            raise optuna.TrialPruned
+        time.sleep(0.01)
+    return 1.0
+
+
+def pruned(_: Any) -> None:
+    import optuna
+
+    import sparkgap as gap
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = gap.search(prunes, trials=20, parallel=2, pruner=optuna.pruners.ThresholdPruner(upper=0.5))
+    delays = [t.datetime_complete.timestamp() - t.user_attrs["decided"] for t in study.trials]
+    begins = sorted(t.datetime_start.timestamp() for t in study.trials)
+    middle, most = statistics.median(delays) * 1000, max(delays) * 1000
+    print(f"from should_prune() to the end of the trial: median {middle:.0f} ms, at most {most:.0f} ms")
+    print(f"20 pruned trials in {begins[-1] - begins[0]:.2f} s: their slots are free again")
+
+
 def branin_of(trial: Any) -> float:
     x, y = trial.suggest_float("x", -5, 10), trial.suggest_float("y", 0, 15)
     first = y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6
@@ -219,7 +246,7 @@ def data(_: Any) -> None:
     print([p // 1000 for _, p in found])
 
 
-PARTS = {"noop": noop, "second": second, "memory": memory, "search": search, "branin": branin, "data": data}
+PARTS = {"noop": noop, "second": second, "memory": memory, "search": search, "pruned": pruned, "branin": branin, "data": data}
 
 
 def main() -> None:

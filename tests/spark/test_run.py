@@ -215,9 +215,7 @@ def test_cancel_ends_the_processes(spark: SparkSession, tmp_path: Path) -> None:
     store = driver.monitor().store
     while len(list(tmp_path.iterdir())) < 2:
         store.wait(store.version, 0.1)
-    started = time.monotonic()
     run.cancel()
-    assert time.monotonic() - started < 10
     pids = [int(p) for file in tmp_path.iterdir() for p in file.read_text().split()]
     assert not [p for p in pids if psutil.pid_exists(p)]
     assert not alive_with(mark)
@@ -323,3 +321,38 @@ def test_a_function_that_cannot_be_sent(spark: SparkSession) -> None:
     lock = threading.Lock()
     with pytest.raises(gap.ConfigurationError, match="inside the function"):
         gap.run(lambda n: lock, range(3))
+
+
+def test_a_task_has_the_cores_it_asked_for(spark: SparkSession, kind: str) -> None:
+    def work(n: int) -> tuple[str, float, float]:
+        began = time.time()
+        time.sleep(0.05)
+        return os.environ["OMP_NUM_THREADS"], began, time.time()
+
+    if kind == "cluster":  # each executor has one core
+        assert {threads for threads, _, _ in gap.run(work, range(4), cpus=1).values()} == {"1"}
+        return
+    found = gap.run(work, range(4), cpus=2).values()
+    assert {threads for threads, _, _ in found} == {"2"}
+    spans = sorted((began, ended) for _, began, ended in found)
+    assert all(ended <= began for (_, ended), (began, _) in zip(spans, spans[1:], strict=False)), "two at the same time"
+
+
+def test_data_is_put_once_on_a_node_and_shared(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.txt").write_text("a b c")
+
+    def work(n: int, x: np.ndarray, table: pa.Table, folder: Path) -> Any:
+        mapped = isinstance(x, np.memmap) and not x.flags.writeable
+        return mapped, float(x[n].sum()), table["name"][n].as_py(), (folder / "vocabulary.txt").read_text()
+
+    x = np.arange(12.0).reshape(4, 3)
+    frame = spark.createDataFrame([(f"row {n}",) for n in range(4)], "name string").coalesce(1)
+    found = gap.run(work, range(4), data={"x": x, "table": frame, "folder": tmp_path}).values()
+    assert found == [(True, float(x[n].sum()), f"row {n}", "a b c") for n in range(4)]
+
+
+def test_data_that_the_function_does_not_take(spark: SparkSession) -> None:
+    with pytest.raises(gap.ConfigurationError, match="y, which the function does not take"):
+        gap.run(lambda n, x: n, range(3), data={"x": np.zeros(3), "y": np.zeros(3)})
+    with pytest.raises(gap.ConfigurationError, match="cannot be placed"):
+        gap.run(lambda n, x: n, range(3), data={"x": object()})
