@@ -1,4 +1,4 @@
-"""The scheduler against its peers: `.venv-tasks/bin/python -m benchmarks.tasks [noop second memory search pruned branin data]`.
+"""The scheduler against its peers: `python -m benchmarks.tasks [noop second memory search pruned branin data]`.
 
 noop: 10,000 items that do nothing: `gap.run`, one bare mapInArrow job over them, one Spark job an item, joblib-spark.
 second: items of one second on two slots: what each costs besides.

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -335,7 +336,7 @@ def test_a_task_has_the_cores_it_asked_for(spark: SparkSession, kind: str) -> No
     found = gap.run(work, range(4), cpus=2).values()
     assert {threads for threads, _, _ in found} == {"2"}
     spans = sorted((began, ended) for _, began, ended in found)
-    assert all(ended <= began for (_, ended), (began, _) in zip(spans, spans[1:], strict=False)), "two at the same time"
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(spans)), "two at the same time"
 
 
 def test_data_is_put_once_on_a_node_and_shared(spark: SparkSession, tmp_path: Path) -> None:
