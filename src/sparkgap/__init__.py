@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from sparkgap.monitor.summary import summary
     from sparkgap.monitor.web.server import page
     from sparkgap.scheduled.api import run
+    from sparkgap.scheduled.group_models import load_models
+    from sparkgap.scheduled.groups import run_grouped
+    from sparkgap.scheduled.joblib_backend import parallel_backend
     from sparkgap.tensors.columns import Column, Raw, Stack
     from sparkgap.tensors.image import image
     from sparkgap.tensors.spec import Signature, TensorSpec
@@ -80,9 +83,12 @@ _HOME = {
     "image": "tensors.image",
     "images": "data.image_files",
     "load": "models.model",
+    "load_models": "scheduled.group_models",
     "page": "monitor.web.server",
+    "parallel_backend": "scheduled.joblib_backend",
     "report": "monitor.reporting",
     "run": "scheduled.api",
+    "run_grouped": "scheduled.groups",
     "runs": "monitor.records",
     "search": "tuning.api",
     "session": "_session",
@@ -124,9 +130,12 @@ __all__ = [
     "image",
     "images",
     "load",
+    "load_models",
     "page",
+    "parallel_backend",
     "report",
     "run",
+    "run_grouped",
     "runs",
     "search",
     "session",

@@ -109,7 +109,8 @@ class TaskError(SparkGapError, RuntimeError):
     Args:
         message: what happened, for people.
         index: number of the item.
-        kind: ``"exception"``, ``"timeout"``, ``"memory"``, ``"exit"``, ``"signal"``, ``"result"`` or ``"lost"``.
+        kind: ``"exception"``, ``"timeout"``, ``"memory"``, ``"exit"``, ``"signal"``, ``"result"``, ``"lost"`` or,
+            of a group, ``"max_rows"``.
         error: name of the exception's type; "" where there was none.
         traceback: of the task, as text.
     """

@@ -215,3 +215,22 @@ def column_function(body: Callable[[Iterator[Any]], Iterator[pa.Array]], returns
     from sparkgap.embedded.pandas_function import over_pandas
 
     return over_pandas(body, returns)
+
+
+def tag_jobs(spark: SparkSession, tag: str) -> None:
+    """Tag the jobs that this thread runs from now on, for `cancel_jobs`.
+
+    The tags of a classic session are known to the thread only that has set them; those of its context to all.
+    """
+    if is_connect(spark):
+        spark.addTag(tag)
+    else:
+        spark.sparkContext.addJobTag(tag)
+
+
+def cancel_jobs(spark: SparkSession, tag: str) -> None:
+    """End the jobs with a tag; any thread."""
+    if is_connect(spark):
+        spark.interruptTag(tag)
+    else:
+        spark.sparkContext.cancelJobsWithTag(tag)

@@ -18,6 +18,8 @@ MODULES = (
     "sparkgap.tensors.image",
     "sparkgap.monitor.reporting",
     "sparkgap.scheduled.api",
+    "sparkgap.scheduled.groups",
+    "sparkgap.scheduled.joblib_backend",
     "sparkgap.tuning.api",
 )
 

@@ -21,6 +21,7 @@ from sparkgap.embedded.options import Batching, OnError, Sampling, check_boundar
 from sparkgap.embedded.plan import Input, Output, TransformPlan
 from sparkgap.embedded.worker import run_files, run_rows
 from sparkgap.models import bundle
+from sparkgap.models.base import TransformsItself
 from sparkgap.models.model import Model, load
 from sparkgap.monitor import driver
 from sparkgap.monitor.summary import watch
@@ -87,6 +88,11 @@ def transform(
         >>> [r.y for r in out.orderBy("id").collect()]
         [1.0, 3.0, 5.0, 7.0]
     """
+    if isinstance(model, TransformsItself):
+        return model.transform(
+            data, inputs=inputs, outputs=outputs, keep=keep, batch_size=batch_size, boundary=boundary, on_error=on_error,
+            device=device, sample=sample,
+        )  # fmt: skip
     batching, policy = Batching.of(batch_size), OnError.of(on_error)
     check_boundary(boundary)
     _check_data(data)

@@ -93,6 +93,14 @@ class Predictor(ABC):
         """Release what the model holds. Called when it leaves the cache."""
 
 
+class TransformsItself(ABC):
+    """What is no model, and yet can be applied to a table: `gap.transform` hands it its own arguments."""
+
+    @abstractmethod
+    def transform(self, df: Any, *, inputs: Any = None, **options: Any) -> Any:
+        """Return the table with the outputs; see `gap.transform`."""
+
+
 class ModelAdapter(ABC):
     """One framework (the seam; entry-point group `sparkgap.models`).
 

@@ -37,6 +37,8 @@ LONGEST = 0.4
 """Longest pause between two sendings that are no flood: what is said must be seen within a second."""
 MAX_METRICS = 250
 """Calls of `gap.report` that may wait."""
+FLOODED_METRICS = 60
+"""And so many of them are sent at once where more is said than can be sent: the newest; a curve needs no more."""
 MAX_OTHERS = {"log": 500, "artifact": 20, "failure": 1000}
 """Other events that may wait, by type."""
 FLUSH_SECONDS = 5.0
@@ -221,6 +223,8 @@ class Attempted:
 
     def _take_points(self) -> list[Event]:
         groups: dict[tuple[str, ...], list[tuple[float | None, ...]]] = {}
+        while self.flooded and len(self._points) > FLOODED_METRICS:
+            self._points.popleft()
         while True:
             try:
                 number, at, step, values = self._points.popleft()

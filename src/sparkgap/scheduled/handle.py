@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from sparkgap._errors import RunCancelledError, TaskError
 from sparkgap.scheduled.outcome import Outcome, decode, is_ok, outcome, value_of
-from sparkgap.scheduled.runner import Runner
+from sparkgap.scheduled.runner import Item, Runner
 from sparkgap.scheduled.tables import table_of
 
 if TYPE_CHECKING:
@@ -85,6 +85,10 @@ class TaskRun:
     def to_df(self) -> DataFrame:
         """Wait for the end, and return the outcomes as a Spark DataFrame; see `to_arrow`."""
         return self._spark.createDataFrame(self.to_arrow())
+
+    def offer(self, items: list[Item]) -> None:
+        """Give the run further items; for verbs whose items come from outside. Any thread."""
+        self._runner.offer(items)
 
     def cancel(self) -> None:
         """End the run now: processes of tasks are killed. Returns when nothing of it is left; outcomes stay readable."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from sparkgap import _spark
 from sparkgap.scheduled.runner import SlotEnded
 from sparkgap.scheduled.slot import SCHEMA, SlotPlan, run_slot
 
@@ -53,13 +54,13 @@ class SlotJobs:
         if not self._open:
             return
         try:
-            self.spark.interruptTag(self._tag)
+            _spark.cancel_jobs(self.spark, self._tag)
         except Exception as error:  # the session has ended, or its connection: then so have the jobs
             _log.debug("The slots could not be interrupted: %s", error)
 
     def _work(self, number: int) -> None:
         try:
-            self.spark.addTag(self._tag)
+            _spark.tag_jobs(self.spark, self._tag)
             one = self.spark.range(number, number + 1, 1, 1)
             (row,) = one.mapInArrow(partial(run_slot, self.plan), SCHEMA, profile=self.profile).collect()
             ended = SlotEnded(number, row.status, row.message)

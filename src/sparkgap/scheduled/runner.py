@@ -27,6 +27,9 @@ MAX_FEED = 4096
 MAX_BARREN = 5
 """So many slots one after the other that end before they have given anything, and the run is given up."""
 CLOSE_SECONDS = 10.0
+"""Slots have so long to leave before their jobs are ended, """
+START_SECONDS = 2.0
+"""and so long where they are still starting: killing a worker that starts costs the next run more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ class Runner:
         self._demand = 0
         self._hungry = threading.Condition()
         self._dry = False
-        self._closing: float | None = None
+        self._closing = 0.0
         self._flush_at = 0.0
         self._earlier = journal.known(is_ok)
         self.journal = journal
@@ -165,6 +168,10 @@ class Runner:
         """Begin."""
         self._thread.start()
         self._feeder.start()
+
+    def offer(self, items: list[Item]) -> None:
+        """Give items besides those of the iterator, without being asked. Any thread."""
+        self._desk.post(Fed(items))
 
     def cancel(self, why: BaseException | None = None) -> None:
         """End the run: what runs is killed. Any thread; returns at once."""
@@ -221,10 +228,16 @@ class Runner:
                 self.changed.notify_all()
 
     def _finished(self) -> bool:
-        return self.over and (not self._places or time.monotonic() > (self._closing or 0))
+        """Whether nothing is left, or what is left has had its time; a slot that has not even connected has less."""
+        if not self.over or not self._places:
+            return self.over
+        return time.monotonic() >= self._closing - (0 if any(self._places.values()) else CLOSE_SECONDS - START_SECONDS)
 
     def _pause(self) -> float | None:
-        times = [t for t in (self._schedule.next_time(), self._closing, self._flush_at or None) if t is not None]
+        over = (self._closing - CLOSE_SECONDS + START_SECONDS, self._closing) if self.over else ()
+        now = time.monotonic()
+        due = (self._schedule.next_time(), self._flush_at or None, *(t for t in over if t > now))
+        times = [t for t in due if t is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _take(self, news: Any) -> None:
