@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from sparkgap import _spark
 from sparkgap._errors import ConfigurationError
+from sparkgap._machine import detect
+from sparkgap._settings import slots_of
 
 if TYPE_CHECKING:
     from pyspark.resource import ResourceProfile
@@ -57,7 +59,7 @@ def placement(spark: SparkSession, *, cpus: int | None, gpus: float | None, para
                 "gpus=: a local master has no GPUs to share out; Spark reserves them on a cluster whose executors offer "
                 "them (spark.executor.resource.gpu.amount)."
             )
-        cores = (_spark.known_slots(spark) or _spark.slots(spark)) * usual
+        cores = slots_of(_spark.conf(spark, "spark.master", "local"), detect().cores)  # not what users call parallelism
         room = max(1, cores // wanted)
         if wanted > cores:
             raise ConfigurationError(f"cpus={cpus}: this local master has {cores} cores. Ask for less, or start more.")
