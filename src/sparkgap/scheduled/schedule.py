@@ -24,7 +24,7 @@ DEEP_BELOW = 0.2
 MAX_LOSSES = 3
 """An item whose slots have vanished so many times is not tried in another one: it may be what kills them."""
 MEMORY = 0.3
-"""Weight of the latest item in the mean duration."""
+"""Weight of the latest item in the mean duration, where it took longer than that."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Schedule:
         losses: how often an item whose slot has vanished is given to another one.
 
     Attributes:
-        mean: seconds an item takes, a moving mean; None before the first.
+        mean: seconds an item takes, rather too little than too much; None before the first.
     """
 
     def __init__(self, *, retries: int = 0, backoff: float = 0.0, single: bool = False, losses: int = MAX_LOSSES) -> None:
@@ -211,7 +211,9 @@ class Schedule:
         if not items:
             del holder.leases[lease]
             holder.recalled = False
-        self.mean = seconds if self.mean is None else self.mean + MEMORY * (seconds - self.mean)
+        # Down at once, up slowly: first calls are slow, and too long a lease can be taken back, a short one costs messages.
+        known = seconds if self.mean is None else self.mean
+        self.mean = min(seconds, known + MEMORY * (seconds - known))
         if ok or self._cancelled or self._failures.get(item, 0) >= self._retries:
             self._forget(item)
             return "over"
