@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -357,3 +358,18 @@ def test_data_that_the_function_does_not_take(spark: SparkSession) -> None:
         gap.run(lambda n, x: n, range(3), data={"x": np.zeros(3), "y": np.zeros(3)})
     with pytest.raises(gap.ConfigurationError, match="cannot be placed"):
         gap.run(lambda n, x: n, range(3), data={"x": object()})
+
+
+def test_a_run_that_nobody_holds_leaves_nothing_open(spark: SparkSession) -> None:
+    gap.run(square, range(10)).values()
+    me = psutil.Process()
+    before = me.num_fds()
+    for _ in range(5):
+        gap.run(square, range(10)).values()
+    dropped = gap.run(hangs, range(10))
+    runner = dropped._runner
+    del dropped
+    gc.collect()
+    assert runner.join(60)
+    assert isinstance(runner.error, gap.RunCancelledError)
+    assert me.num_fds() <= before + 2

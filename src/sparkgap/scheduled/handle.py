@@ -40,7 +40,7 @@ class TaskRun:
         self._runner = runner
         self._items = items
         self._spark = spark
-        self._finalizer = weakref.finalize(self, runner.cancel)
+        self._finalizer = weakref.finalize(self, runner.release)
 
     def __iter__(self) -> Iterator[Outcome]:
         """Give the outcomes in the order of the items, each as soon as it and those before it are there.

@@ -159,7 +159,7 @@ class Runner:
         self.journal = journal
         self.changed = threading.Condition()
         self.error: BaseException | None = None
-        self.over = self.ended = False
+        self.over = self.ended = self._released = False
         self.failed = 0
         self._thread = threading.Thread(target=self._run, name="sparkgap-run", daemon=True)
         self._feeder = threading.Thread(target=self._feed, name="sparkgap-run-items", daemon=True)
@@ -176,6 +176,16 @@ class Runner:
     def cancel(self, why: BaseException | None = None) -> None:
         """End the run: what runs is killed. Any thread; returns at once."""
         self._desk.post(Cancel(why or RunCancelledError("The run was cancelled.")))
+
+    def release(self) -> None:
+        """Note that nobody will read outcomes any more: the run is cancelled if need be, and its journal closed."""
+        with self.changed:
+            self._released = True
+            ended = self.ended
+        if ended:
+            self.journal.close()
+        else:
+            self.cancel()
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait until nothing of the run is left, on the driver or in its slots; False where that took longer."""
@@ -223,9 +233,11 @@ class Runner:
             self._end(self.error)
             self._stop_slots()
             self._desk.close()
-            self.ended = True
             with self.changed:
+                self.ended = True
                 self.changed.notify_all()
+            if self._released:
+                self.journal.close()
 
     def _finished(self) -> bool:
         """Whether nothing is left, or what is left has had its time; a slot that has not even connected has less."""
