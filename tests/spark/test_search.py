@@ -16,7 +16,6 @@ import optuna
 import pytest
 
 import sparkgap as gap
-from sparkgap.monitor import driver
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -105,10 +104,8 @@ def test_data_reaches_trials_and_reports_are_seen(spark: SparkSession) -> None:
 
     study = gap.search(objective, trials=3, data={"x": np.arange(1000.0)})
     assert 499500 <= study.best_value <= 499501
-    run = max(r for r in driver.monitor().store.runs())
-    with driver.monitor().store.reading(run) as state:
-        assert state is not None
-        assert state.kind == "search"
+    latest = gap.runs(limit=1).to_pylist()[0]
+    assert (latest["kind"], latest["rows_out"], latest["status"]) == ("search", 3, "done")
     with pytest.raises(gap.ConfigurationError, match="does not take"):
         gap.search(objective, trials=3, data={"z": np.arange(3.0)})
 
