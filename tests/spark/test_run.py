@@ -373,3 +373,11 @@ def test_a_run_that_nobody_holds_leaves_nothing_open(spark: SparkSession) -> Non
     assert runner.join(60)
     assert isinstance(runner.error, gap.RunCancelledError)
     assert me.num_fds() <= before + 2
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_items_that_cannot_be_sent_keep_no_others_back(spark: SparkSession, retries: int) -> None:
+    items = [threading.Lock() if n % 3 == 1 else n for n in range(60)]
+    outcomes = list(gap.run(lambda n: n, items, retries=retries, backoff=0.01, on_error="collect"))
+    assert [o.kind for o in outcomes] == ["exception" if n % 3 == 1 else "ok" for n in range(60)]
+    assert "cannot be sent to a task" in str(outcomes[1].error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from sparkgap._errors import TaskError
-from sparkgap.scheduled.outcome import Ending, Outcome
+from sparkgap.scheduled.outcome import Ending, Outcome, opened
 from sparkgap.scheduled.tables import table_of
 
 
@@ -68,24 +67,10 @@ class GroupOutcome:
 
 def group_outcome(key: Any, rows: int, index: int, ending: Ending) -> GroupOutcome:
     """Return what users get of an ending. Driver side: the value is unpickled here."""
-    kind, value, error, texts = ending.kind, None, None, ending.texts
-    if kind != "ok":
-        error = TaskError(
-            f"Group {key!r}: {texts.get('message', '')}", index, kind, texts.get("error", ""), texts.get("traceback", "")
-        )
-    else:
-        try:
-            value = pickle.loads(ending.value)
-        except Exception as failure:  # of any class: what it takes to rebuild a value is the user's
-            kind = "result"
-            error = TaskError(
-                f"Group {key!r}: its value came, but cannot be unpickled on the driver ({type(failure).__name__}: {failure}). "
-                "Return plain values or arrays, or install here what defines it.",
-                index, kind, type(failure).__name__,
-            )  # fmt: skip
+    kind, value, error = opened(f"Group {key!r}", index, ending)
     return GroupOutcome(
         key, rows, index, kind, value, error, ending.attempts, ending.seconds, ending.started, ending.peak_rss,
-        ending.exit_code, ending.signal, ending.host, texts.get("output", ""),
+        ending.exit_code, ending.signal, ending.host, ending.texts.get("output", ""),
     )  # fmt: skip
 
 

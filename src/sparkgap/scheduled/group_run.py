@@ -16,7 +16,7 @@ from sparkgap._errors import RunCancelledError, RunError, SparkGapError, TaskErr
 from sparkgap.scheduled.desk import Desk, Opened
 from sparkgap.scheduled.group_models import ModelsByKey, models_of
 from sparkgap.scheduled.group_outcome import GroupOutcome, group_outcome, group_table, too_large
-from sparkgap.scheduled.outcome import decode
+from sparkgap.scheduled.outcome import decode, error_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -218,11 +218,9 @@ class GroupedRun:
             while not self.done:
                 for news in desk.poll(None):
                     if isinstance(news, Opened):
-                        rank, texts = int(news.facts["rank"]), news.facts["texts"]
-                        message = f"Group {self._groups.key(rank)!r}: {texts.get('message', '')}"
-                        self._fail(
-                            TaskError(message, rank, news.facts["kind"], texts.get("error", ""), texts.get("traceback", ""))
-                        )
+                        rank = int(news.facts["rank"])
+                        what = f"Group {self._groups.key(rank)!r}"
+                        self._fail(error_of(what, rank, news.facts["kind"], news.facts["texts"]))
         finally:
             desk.close()
 

@@ -137,33 +137,39 @@ def value_of(index: int, raw: bytes) -> Any:
         TaskError: it cannot be unpickled here.
     """
     *_, where, said, _ = _FIXED.unpack_from(raw)
-    return _unpickled(index, memoryview(raw)[_FIXED.size + where + said :])
+    return _unpickled(f"Item {index}", index, memoryview(raw)[_FIXED.size + where + said :])
 
 
-def _unpickled(index: int, value: bytes | memoryview) -> Any:
+def _unpickled(what: str, index: int, value: bytes | memoryview) -> Any:
     try:
         return pickle.loads(value)
     except Exception as failure:  # of any class: what it takes to rebuild a value is the user's
         raise TaskError(
-            f"Item {index}: its value came, but cannot be unpickled on the driver ({type(failure).__name__}: {failure}). "
+            f"{what}: its value came, but cannot be unpickled on the driver ({type(failure).__name__}: {failure}). "
             "Return plain values or arrays, or install here what defines it.",
             index, "result", type(failure).__name__,
         ) from failure  # fmt: skip
 
 
+def error_of(what: str, index: int, kind: str, texts: Mapping[str, str]) -> TaskError:
+    """Return the error of an ending without a value; `what` names whose it is."""
+    return TaskError(f"{what}: {texts.get('message', '')}", index, kind, texts.get("error", ""), texts.get("traceback", ""))
+
+
+def opened(what: str, index: int, ending: Ending) -> tuple[str, Any, TaskError | None]:
+    """Return kind, value and error of an ending, the value unpickled here; `what` names whose it is."""
+    if ending.kind != "ok":
+        return ending.kind, None, error_of(what, index, ending.kind, ending.texts)
+    try:
+        return ending.kind, _unpickled(what, index, ending.value), None
+    except TaskError as failure:
+        return "result", None, failure
+
+
 def outcome(index: int, item: Any, ending: Ending) -> Outcome:
     """Return what users get of an ending."""
-    kind, value, error, texts = ending.kind, None, None, ending.texts
-    if kind != "ok":
-        error = TaskError(
-            f"Item {index}: {texts.get('message', '')}", index, kind, texts.get("error", ""), texts.get("traceback", "")
-        )
-    else:
-        try:
-            value = _unpickled(index, ending.value)
-        except TaskError as failure:
-            kind, error = "result", failure
+    kind, value, error = opened(f"Item {index}", index, ending)
     return Outcome(
         index, item, kind, value, error, ending.attempts, ending.seconds, ending.started, ending.peak_rss,
-        ending.exit_code, ending.signal, ending.host, texts.get("output", ""),
+        ending.exit_code, ending.signal, ending.host, ending.texts.get("output", ""),
     )  # fmt: skip

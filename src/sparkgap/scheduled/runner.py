@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sparkgap._errors import DataError, RunCancelledError, RunError, TaskError
+from sparkgap._errors import DataError, RunCancelledError, RunError
 from sparkgap.scheduled import desk as desks
 from sparkgap.scheduled.desk import Desk
 from sparkgap.scheduled.frames import Frame
 from sparkgap.scheduled.journal import Journal
-from sparkgap.scheduled.outcome import Ending, encode, is_ok
+from sparkgap.scheduled.outcome import Ending, encode, error_of, is_ok
 from sparkgap.scheduled.report import endings
 from sparkgap.scheduled.schedule import MAX_LOSSES, Close, Command, Kill, Lease, Recall, Schedule, Settle
 
@@ -54,6 +54,15 @@ class Fed:
     """More items."""
 
     items: list[Item]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Items that can be sent, of a lease in which others cannot."""
+
+    slot: int
+    lease: int
+    items: list[int]
 
 
 @dataclass(frozen=True)
@@ -271,6 +280,9 @@ class Runner:
                     self._stop(error)
                 else:
                     self._perform(self._schedule.exhausted())
+            case Refused(slot, lease, good):
+                self._perform(self._schedule.returned(slot, lease, good))
+                self._perform(self._schedule.assign())
             case SlotEnded():
                 self._slot_ended(news)
             case Cancel(why):
@@ -338,13 +350,7 @@ class Runner:
         if ending.kind != "ok":
             self.failed += 1
             if self._options.stop_at_first:
-                text = ending.texts
-                self._stop(
-                    TaskError(
-                        f"Item {item.index}: {text.get('message', '')}", item.index, ending.kind, text.get("error", ""),
-                        text.get("traceback", ""),
-                    )
-                )  # fmt: skip
+                self._stop(error_of(f"Item {item.index}", item.index, ending.kind, ending.texts))
 
     def _perform(self, commands: list[Command]) -> None:
         for command in commands:
@@ -366,12 +372,13 @@ class Runner:
         try:
             payload = self._pickled(values)
         except Exception as error:  # of any class: it is about the user's objects
-            self._refuse(slot, lease, numbers, error)
+            _log.debug("A lease holds what cannot be pickled: %s", error)
+            self._refuse(slot, lease, numbers)
             return
         self._desk.send(slot, "lease", {"lease": lease, "items": numbers}, payload)
 
-    def _refuse(self, slot: int, lease: int, numbers: list[int], error: Exception) -> None:
-        """Settle the items that cannot be pickled, and give the others back."""
+    def _refuse(self, slot: int, lease: int, numbers: list[int]) -> None:
+        """End the items that cannot be pickled, and give the others back: not here, as this is in the middle of a lease."""
         good = []
         for number in numbers:
             try:
@@ -380,11 +387,9 @@ class Runner:
             except Exception as own:
                 message = f"The item cannot be sent to a task: pickling it raised {type(own).__name__}: {own}"
                 ending = Ending("exception", texts={"message": message, "error": type(own).__name__})
-                while self._schedule.ended(slot, lease, number, False, 0.0, 0.0) == "again":
-                    self._perform(self._schedule.tick(float("inf")))
-                    return  # it comes again, until its retries are used up
-                self._settle(number, ending)
-        self._perform(self._schedule.returned(slot, lease, good))
+                if self._schedule.ended(slot, lease, number, False, 0.0, time.monotonic()) == "over":
+                    self._settle(number, ending)
+        self._desk.post(Refused(slot, lease, good))
 
     def _slot_ended(self, news: SlotEnded) -> None:
         connected = self._places.pop(news.number, False)
