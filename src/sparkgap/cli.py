@@ -1,4 +1,4 @@
-"""The command line: `transform`, `explain`, `run`, `demo`, `runs`, `watch`, `ui`, over the same calls as the Python API."""
+"""The command line: `transform`, `explain`, `run`, `search`, `demo`, `runs`, `watch`, `ui`, over the Python API."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 
 from sparkgap import _cli_data as cli_data
 from sparkgap import _cli_monitor as cli_monitor
+from sparkgap import _cli_search as cli_search
 from sparkgap import _cli_tasks as cli_tasks
 from sparkgap import _console as console
 from sparkgap._cli_data import Pair, Size
@@ -197,6 +198,24 @@ def run(**call: Any) -> None:
     good = True
     with _work(call) as start:
         good = cli_tasks.run(start, **call)
+    if not good:
+        sys.exit(console.FAILED)
+
+
+@cli.command(epilog=cli_search.EXAMPLES)
+@click.argument("config")
+@cli_search.options
+@_spark_options
+def search(**call: Any) -> None:
+    """Search for hyper-parameters as CONFIG says; each trial is a task of its own on the cluster.
+
+    CONFIG: a TOML, JSON or YAML file. Its keys are the options of gap.search, and objective, sampler, pruner, space.
+    Prints the best trial. Exit code 1 where no trial has a value.
+    """
+    call["conf"] = ((_PROGRESS, "auto"), *call["conf"])  # here the monitor draws
+    good = True
+    with _work(call) as start:
+        good = cli_search.search(start, **call)
     if not good:
         sys.exit(console.FAILED)
 

@@ -16,6 +16,8 @@ import optuna
 import pytest
 
 import sparkgap as gap
+from sparkgap.monitor.driver import monitor
+from sparkgap.monitor.web.view import run_view
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -108,6 +110,37 @@ def test_data_reaches_trials_and_reports_are_seen(spark: SparkSession) -> None:
     assert (latest["kind"], latest["rows_out"], latest["status"]) == ("search", 3, "done")
     with pytest.raises(gap.ConfigurationError, match="does not take"):
         gap.search(objective, trials=3, data={"z": np.arange(3.0)})
+
+
+def test_a_search_is_seen_by_the_monitor(spark: SparkSession) -> None:
+    def objective(trial: Any) -> float:
+        x = trial.suggest_float("x", 1e-3, 1.0, log=True)
+        kind = trial.suggest_categorical("kind", ["round", "flat"])
+        trial.report(x, 1)
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        if trial.number == 2:
+            raise ValueError("two is bad")
+        return x + (kind == "flat")
+
+    study = gap.search(objective, trials=6, direction="maximize")
+    best = sorted((t for t in study.trials if t.state.name == "COMPLETE"), key=lambda t: -t.value)
+    run = gap.runs(limit=1).to_pylist()[0]["run"]
+    history = monitor().store.history
+    assert history is not None
+    with monitor().store.reading(run) as live:
+        for state in (live, history.read(run)):
+            assert state is not None
+            found = run_view(state)["search"]
+            assert found["counts"] == {"complete": 4, "pruned": 1, "failed": 1}
+            rows = [dict(zip(found["columns"], row, strict=True)) for row in found["trials"]]
+            assert [r["number"] for r in rows[:4]] == [t.number for t in best]
+            assert [r["values"] for r in rows[:4]] == [[t.value] for t in best]
+            assert all(r["params"] == [[v] for v in study.trials[r["number"]].params.values()] for r in rows)
+            assert all(r["seconds"] > 0 for r in rows)
+            assert "two is bad" in next(r["note"] for r in rows if r["state"] == "failed")
+            x = {"name": "x", "low": 1e-3, "high": 1.0, "log": True}
+            assert found["axes"] == [x, {"name": "kind", "choices": ["round", "flat"]}]
 
 
 def test_a_search_goes_on_after_its_driver_was_killed(spark: SparkSession, kind: str, tmp_path: Path) -> None:

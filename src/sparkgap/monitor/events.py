@@ -7,6 +7,7 @@ that comes twice changes nothing. Readers ignore event types and fields that the
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple
@@ -215,8 +216,37 @@ class TaskEnded(Event):
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial(Event):
+    """News of a trial of a search, from its driver. What is said of a number adds up: each event tells what is new.
+
+    Attributes:
+        number: of the trial in its study.
+        state: ``"running"``, ``"complete"``, ``"pruned"`` or ``"failed"``; what has ended stays as it is.
+        values: one for each objective, once it is complete; of a pruned one its last report, if any. May be infinite.
+        params: values of parameters by name: None, bool, int, float or str.
+        distributions: by name of a parameter: ``{"low", "high", "log"}``, or ``{"choices"}``.
+        report: the latest step and value that it has reported.
+        started: seconds since 1970; 0 where this event does not tell.
+        seconds: how long it has taken; 0 while it runs.
+        note: why it has failed.
+    """
+
+    type: ClassVar[str] = "trial"
+    number: int
+    state: str = "running"
+    values: tuple[float, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    distributions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    report: tuple[float, float | None] | None = None
+    started: float = 0.0
+    seconds: float = 0.0
+    note: str = ""
+
+
 TYPES: dict[str, type[Event]] = {
-    c.type: c for c in (RunStarted, StageTasks, TaskStarted, Phase, Progress, Metrics, Log, Artifact, Failure, TaskEnded)
+    c.type: c
+    for c in (RunStarted, StageTasks, TaskStarted, Phase, Progress, Metrics, Log, Artifact, Failure, TaskEnded, Trial)
 }
 
 
@@ -226,6 +256,8 @@ def encode(event: Event) -> dict[str, Any]:
     raw = {k: dict(v) if isinstance(v, Mapping) else v for k, v in raw.items()}
     if isinstance(event, Artifact):
         raw["data"] = base64.b64encode(event.data).decode()
+    if isinstance(event, Trial):
+        raw["values"] = [v if math.isfinite(v) else str(v) for v in event.values]  # JSON has no infinity
     return {"type": event.type, **raw}
 
 
@@ -255,9 +287,28 @@ def _task(raw: Any) -> Task | None:
     return Task(int(stage), int(partition), int(attempt))
 
 
+def _range(raw: dict[str, Any]) -> dict[str, Any]:
+    if "choices" in raw:
+        return {"choices": list(raw["choices"])}
+    return {"low": float(raw.get("low", "nan")), "high": float(raw.get("high", "nan")), "log": bool(raw.get("log"))}
+
+
+def _report(step: Any, value: Any) -> tuple[float, float | None]:
+    return float(step), None if value is None else float(value)
+
+
 _FREEZE: dict[str, Callable[[Any], Any]] = {
     "task": _task,
     "names": lambda raw: tuple(str(n) for n in raw),
     "points": lambda raw: tuple(tuple(p) for p in raw),
     "data": lambda raw: base64.b64decode(raw, validate=True),
+    "number": int,
+    "state": str,
+    "values": lambda raw: tuple(float(v) for v in raw),
+    "params": lambda raw: dict(raw),
+    "distributions": lambda raw: {name: _range(dict(about)) for name, about in dict(raw).items()},
+    "report": lambda raw: None if raw is None else _report(*raw),
+    "started": float,
+    "seconds": float,
+    "note": str,
 }

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sparkgap.monitor import events
 from sparkgap.monitor.events import Artifact, Event, Failure, Log, Task
 from sparkgap.monitor.stats import TaskStats, add_up
+from sparkgap.monitor.trials import Trials
 
 MAX_POINTS = 2000
 MAX_SERIES = 200
@@ -115,6 +116,7 @@ class RunState:
         logs: latest lines.
         failures: first failures; `failure_count` counts all.
         artifacts: latest shown things.
+        trials: of a search.
         forgotten: what was left out as it was too much to keep, by kind.
         version: grows with each event.
     """
@@ -135,6 +137,7 @@ class RunState:
         self.failure_count = 0
         self.artifacts: deque[Artifact] = deque(maxlen=MAX_ARTIFACTS)
         self.artifact_count = 0
+        self.trials = Trials()
         self.forgotten: Counter[str] = Counter()
         self.version = 0
         self._counted: dict[int | None, tuple[int, list[Attempt]]] = {}
@@ -149,6 +152,7 @@ class RunState:
         match event:
             case events.RunStarted():
                 self.kind, self.name, self.details, self.started = event.kind, event.name, event.details, event.time
+                self.trials.aim(event.details.get("direction", ""))
             case events.StageTasks():
                 self.stages[event.stage] = Stage(event.count, event.done)
             case events.Metrics():
@@ -158,10 +162,10 @@ class RunState:
                 self.logs.append(event)
             case Artifact():
                 self._artifact(event)
+            case events.Trial():
+                self.trials.note(event)
             case Failure():
-                self.failure_count += 1
-                if len(self.failures) < MAX_FAILURES:
-                    self.failures.append(event)
+                self._failure(event)
         if attempt is not None:
             _advance(attempt, event)
 
@@ -266,6 +270,11 @@ class RunState:
                 time, step, value = point[0], point[1], point[column]
                 series.points.append((time or 0.0, step, float("nan") if value is None else value))
             series.count += len(event.points)
+
+    def _failure(self, event: Failure) -> None:
+        self.failure_count += 1
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(event)
 
     def _artifact(self, event: Artifact) -> None:
         self.artifact_count += 1

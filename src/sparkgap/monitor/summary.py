@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkgap._errors import ConfigurationError
-from sparkgap.monitor.stats import PHASES, TaskStats, add_up
-from sparkgap.monitor.verdict import Verdict, of_run
+from sparkgap.monitor.stats import TaskStats, add_up
+from sparkgap.monitor.verdict import ITEM_KINDS, Verdict, of_run, unit_of, words_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -30,6 +30,7 @@ class RunSummary:
         retries: attempts that failed or were lost.
         dropped: what tasks had to say and dropped, by type of event.
         run: id of the run, for `sparkgap watch` and the page.
+        kind: of the run, which says what its rows are: ``"transform"``, ``"search"`` ….
     """
 
     tasks: int
@@ -39,6 +40,7 @@ class RunSummary:
     retries: int = 0
     dropped: dict[str, int] | None = None
     run: str = ""
+    kind: str = ""
 
     @property
     def rows_in(self) -> int:
@@ -79,10 +81,7 @@ class RunSummary:
         if self.note is not None:
             return self.note
         t = self.total
-        lines = [
-            f"{t.rows_in:,} rows in, {t.rows_out:,} out, {self.tasks} tasks, {t.batches:,} batches of up to "
-            f"{t.batch_rows:,} rows"
-        ]
+        lines = [self._head()]
         if self.retries:
             lines.append(f"{self.retries} attempts failed or were lost; what they did is not counted")
         if t.skipped or t.nulled:
@@ -94,10 +93,19 @@ class RunSummary:
         if self.dropped:
             kinds = ", ".join(f"{n:,} {kind}" for kind, n in sorted(self.dropped.items()))
             lines.append(f"tasks said more than was sent: {kinds} events were dropped")
-        lines += [f"{t.seconds[phase]:8.2f} s  {phase:8} {text}" for phase, text in PHASES.items() if phase in t.seconds]
+        words = words_of(self.kind)
+        lines += [f"{t.seconds[phase]:8.2f} s  {phase:8} {text}" for phase, text in words.items() if phase in t.seconds]
         if self.verdict is not None and self.verdict.limit:
             lines.append(str(self.verdict))
         return "\n".join(lines)
+
+    def _head(self) -> str:
+        t = self.total
+        if self.kind in ITEM_KINDS:  # groups are read as rows
+            read = "rows" if self.kind == "grouped" else unit_of(self.kind)
+            return f"{t.rows_in:,} {read} in, {t.rows_out:,} {unit_of(self.kind)} done, {self.tasks} tasks"
+        batches = f"{t.batches:,} batches of up to {t.batch_rows:,} rows"
+        return f"{t.rows_in:,} rows in, {t.rows_out:,} out, {self.tasks} tasks, {batches}"
 
 
 _watched: weakref.WeakKeyDictionary[Any, Opened] = weakref.WeakKeyDictionary()
@@ -144,6 +152,7 @@ def of_state(state: RunState) -> RunSummary:
         retries=state.retries(),
         dropped=dict(state.dropped()),
         run=state.run,
+        kind=state.kind,
     )
 
 

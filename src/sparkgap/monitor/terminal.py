@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkgap.monitor.state import RunState, span
 from sparkgap.monitor.store import Store
-from sparkgap.monitor.verdict import Verdict, of_run
+from sparkgap.monitor.verdict import Verdict, of_run, unit_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,10 +38,11 @@ class Line:
         status: as `RunState.status`.
         done: tasks that are over and count.
         total: tasks in all; None where that is not known.
-        rows: rows given back so far.
+        rows: rows given back so far, or whatever this kind of run counts.
         seconds: since the first task began.
         retries: attempts that failed or were lost.
         verdict: what limits it.
+        unit: what is counted: ``"rows"``, ``"items"``, ``"trials"`` ….
     """
 
     run: str
@@ -54,6 +55,7 @@ class Line:
     seconds: float
     retries: int
     verdict: Verdict
+    unit: str = "rows"
 
     @classmethod
     def of(cls, state: RunState) -> Line | None:
@@ -66,6 +68,7 @@ class Line:
         return cls(
             state.run, stage, state.name, state.status(), sum(a.status == "ok" for a in counted), state.task_count(),
             sum(a.stats.rows_out for a in counted), max(0.0, end - begin), state.retries(), of_run(state),
+            unit_of(state.kind),
         )  # fmt: skip
 
     @property
@@ -77,17 +80,19 @@ class Line:
         """Return the text beside the bar while it runs."""
         tasks = f"{self.done}/{self.total or '?'} tasks"
         slow = f" · {self.verdict.text.partition(':')[0]}" if self.verdict.limit else ""
-        return f"{self.name} · {tasks} · {self.rows:,} rows · {_rate(self)}{_retries(self)}{slow}"
+        return f"{self.name} · {tasks} · {self.rows:,} {self.unit} · {_rate(self)}{_retries(self)}{slow}"
 
     def final(self) -> str:
         """Return the line that stays."""
-        head = f"{self.name}: {self.rows:,} rows in {self.seconds:.1f} s ({_rate(self)}), {self.done} tasks{_retries(self)}"
+        done = f"{self.rows:,} {self.unit} in {self.seconds:.1f} s ({_rate(self)})"
+        head = f"{self.name}: {done}, {self.done} tasks{_retries(self)}"
         state = "" if self.status == "done" else f", {self.status}"
         return f"{head}{state}. {self.verdict}" if self.verdict.limit else f"{head}{state}"
 
 
 def _rate(line: Line) -> str:
-    return f"{line.rows / line.seconds:,.0f} rows/s" if line.seconds > 0 else "0 rows/s"
+    rate = line.rows / line.seconds if line.seconds > 0 else 0.0
+    return f"{rate:,.0f} {line.unit}/s" if rate >= 10 or line.unit == "rows" else f"{rate:.2g} {line.unit}/s"
 
 
 def _retries(line: Line) -> str:

@@ -12,15 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparkgap.monitor.state import Attempt, RunState, span
-from sparkgap.monitor.stats import TaskStats, add_up
+from sparkgap.monitor.stats import PHASES, TaskStats, add_up
 
 MAIN = ("load", "starved", "model", "encode", "write")
 SHORT_BATCH = 0.002
 SMALL_BATCH = 32
 ENOUGH_SECONDS = 0.5
+"""A run of less work than this has no verdict: starting it is what takes the time."""
 ITEM_KINDS = ("run", "search", "grouped")
 """Runs of independent items in processes of their own, whose processor time the slots do not see."""
-"""A run of less work than this has no verdict: starting it is what takes the time."""
+UNITS = {"run": "items", "search": "trials", "grouped": "groups"}
+"""What such runs count."""
+ITEM_PHASES = PHASES | {"read": "waiting for the next one", "model": "working: in the function"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,16 @@ def of_run(state: RunState) -> Verdict:
         state.counted(), tasks=state.task_count(), slots=int(slots) if slots.isdigit() else None,
         boundary=state.details.get("boundary", ""),
     )  # fmt: skip
+
+
+def unit_of(kind: str) -> str:
+    """Return what runs of a kind count, in the plural: ``"rows"``, ``"items"``, ``"trials"`` …."""
+    return UNITS.get(kind, "rows")
+
+
+def words_of(kind: str) -> dict[str, str]:
+    """Return the phases of a kind's tasks, in words."""
+    return ITEM_PHASES if kind in ITEM_KINDS else PHASES
 
 
 def of_items(attempts: Sequence[Attempt]) -> Verdict:

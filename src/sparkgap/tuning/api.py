@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkgap import _spark
 from sparkgap._errors import ConfigurationError
+from sparkgap.monitor.driver import monitor
 from sparkgap.scheduled.api import limits_of, start
 from sparkgap.scheduled.data import check_names
 from sparkgap.scheduled.handle import TaskRun
@@ -158,14 +159,16 @@ def _launch(spark: SparkSession | None, task: TrialTask, conductor: Conductor, *
     spark = spark or _spark.active_session()
     place = placement(spark, cpus=options["cpus"], gpus=options["gpus"], parallel=options["parallel"])
     limits = limits_of(place, **{name: options[name] for name in ("timeout", "memory", "fresh", "preload")})
-    return start(
+    run = start(
         spark, task, (Item(index, number) for index, number in enumerate(conductor.numbers())), Journal.temporary(),
-        title=options["name"], details={"study": task.facts.study_name}, place=place, limits=limits,
-        data=options["data"] or {},
+        title=options["name"], place=place, limits=limits, data=options["data"] or {},
+        details={"study": task.facts.study_name, "direction": ", ".join(task.facts.directions)},
         options=Options(place.parallel, stop_at_first=options["on_error"] == "raise", single=True, losses=0), kind="search",
         told=lambda item, ending: conductor.told(item.value, ending),
         asked=lambda item, question: conductor.asked(item.value, question),
     )  # fmt: skip
+    conductor.board.open(monitor().store, run.run)
+    return run
 
 
 def _check(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkgap.scheduled.outcome import Ending
 from sparkgap.tuning.answers import Grid, Question, answer, refused
+from sparkgap.tuning.board import Board
 from sparkgap.tuning.grid import FIXED
 from sparkgap.tuning.marks import KIND, MARK, fail, is_gone
 from sparkgap.tuning.plateau import Plateau
@@ -60,6 +61,9 @@ class Conductor:
         limits: when to begin no more.
         callbacks: called with the study and each finished trial, in the runner's thread.
         grid: values of each parameter, where every trial comes from a grid.
+
+    Attributes:
+        board: tells those who look on.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Conductor:
         self._running: dict[int, _Running] = {}
         self._beginning = threading.Lock()
         self._closed = False
+        self.board = Board(study)
         study._stop_flag = False
         for trial in _finished(study):
             self._plateau.note(trial.values if trial.state.name == "COMPLETE" else None)
@@ -110,6 +115,7 @@ class Conductor:
                 _ = trial.relative_params  # sampled in this thread: the runner's is to answer other trials meanwhile
         if self._left is not None:
             self._left -= 1
+        self.board.begun(trial.number)
         return trial.number
 
     def _ask(self) -> optuna.Trial:
@@ -139,6 +145,7 @@ class Conductor:
             said = answer(running.trial, question, grid, {k: v for k, v in running.fixed.items() if k in grid})
         if "error" in said and question.get("do") == "report":  # whose task does not wait for the answer
             _log.warning("A report of trial %d is lost: %s: %s", number, said["error"], said["message"])
+        self.board.asked(number, question, said)
         return said
 
     def told(self, number: int, ending: Ending) -> None:
@@ -151,6 +158,7 @@ class Conductor:
             self._tell(running.trial, ending)
             trial = self._study._storage.get_trial(running.trial._trial_id)
             self._plateau.note(trial.values if trial.state.name == "COMPLETE" else None)
+            self.board.ended(trial)
             for callback in self._callbacks:
                 callback(self._study, trial)
 
@@ -180,6 +188,7 @@ class Conductor:
         for number, running in left.items():
             running.heartbeat.close()
             fail(self._study, running.trial._trial_id, number, {KIND: "cancelled", "error": why})
+            self.board.cancelled(number, why)
 
 
 def finished(study: optuna.Study) -> int:

@@ -24,6 +24,16 @@ SAMPLES: list[Event] = [
     Artifact(run="r", time=2.0, task=TASK, name="x", kind="image", media="image/png", data=bytes(range(256)), step=3),
     events.Failure(run="r", time=3.0, task=TASK, error="ValueError", message="m", traceback="t"),
     events.TaskEnded(run="r", time=3.0, task=TASK, ok=False, stats={}, said={"log": 2}, dropped={"metrics": 1}),
+    events.Trial(
+        run="r",
+        time=4.0,
+        number=7,
+        values=(0.5, float("inf")),
+        params={"x": 0.1, "kind": "round"},
+        distributions={"x": {"low": 0.0, "high": 1.0, "log": False}, "kind": {"choices": ["round", None, True]}},
+        report=(3.0, None),
+        started=1.0,
+    ),
 ]
 
 
@@ -58,7 +68,12 @@ JSON = st.recursive(
 
 @given(
     st.sampled_from(sorted(events.TYPES)),
-    st.dictionaries(st.sampled_from(["run", "time", "task", "names", "points", "data", "stats"]), JSON),
+    st.dictionaries(
+        st.sampled_from(
+            ["run", "time", "task", "names", "points", "data", "stats", "number", "values", "distributions", "report"]
+        ),
+        JSON,
+    ),
 )
 def test_garbage_is_refused_with_value_errors(kind: str, fields: dict[str, Any]) -> None:
     try:

@@ -17,6 +17,7 @@ from sparkgap.monitor.events import Task
 from sparkgap.monitor.history import History
 from sparkgap.monitor.stats import TaskStats
 from sparkgap.monitor.store import Store
+from sparkgap.monitor.summary import of_state
 from sparkgap.monitor.terminal import Display, Line
 
 
@@ -58,6 +59,21 @@ class TestLine:
             .final()
             .startswith("net-r: 200 rows in 10.0 s (20 rows/s), 2 tasks. compute-bound: 90% in the model")
         )
+
+    @pytest.mark.parametrize(("kind", "unit"), [("search", "trials"), ("run", "items"), ("grouped", "groups")])
+    def test_items_are_no_rows(self, kind: str, unit: str) -> None:
+        store, task = Store(), Task(3, 0, 0)
+        store.say(events.RunStarted(run="r", time=0.0, kind=kind, name="f"))
+        store.say(events.TaskStarted(run="r", time=0.0, task=task, host="h", pid=1))
+        stats = TaskStats(3, 0, 0, rows_in=5, rows_out=5, seconds={"model": 9.0, "read": 1.0}).to_dict()
+        store.say(events.TaskEnded(run="r", time=10.0, task=task, ok=True, stats=stats))
+        assert line(store, "r").final() == f"f: 5 {unit} in 10.0 s (0.5 {unit}/s), 1 tasks"
+        with store.reading("r") as state:
+            assert state is not None
+            told = str(of_state(state))
+        assert f"5 {unit} done, 1 tasks" in told
+        assert "working: in the function" in told
+        assert "waiting for Spark" not in told
 
     def test_failed(self) -> None:
         store = Store()

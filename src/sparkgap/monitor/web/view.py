@@ -9,10 +9,11 @@ from typing import Any
 
 from sparkgap.monitor.events import Artifact, Failure, Log
 from sparkgap.monitor.state import Attempt, RunState, span
-from sparkgap.monitor.stats import LATENCY_BOUNDS, PHASES, SUMS, TaskStats, add_up
-from sparkgap.monitor.verdict import MAIN, Verdict, of_run
+from sparkgap.monitor.stats import LATENCY_BOUNDS, SUMS, TaskStats, add_up
+from sparkgap.monitor.verdict import ITEM_KINDS, MAIN, Verdict, of_run, unit_of, words_of
 from sparkgap.monitor.web.curves import metric_curves, throughput
 from sparkgap.monitor.web.plain import cut
+from sparkgap.monitor.web.search import search_view
 
 MAX_TASKS = 500
 MAX_LOGS = 200
@@ -26,7 +27,8 @@ def run_line(state: RunState) -> dict[str, Any]:
     """Return a run as one line of the list.
 
     Returns:
-        Times are seconds since 1970, ``elapsed`` seconds, ``rate`` rows a second or None, ``tasks`` None where unknown.
+        Times are seconds since 1970, ``elapsed`` seconds, ``rate`` rows a second or None, ``tasks`` None where unknown;
+        ``unit`` tells what is counted as rows: ``"rows"``, ``"items"``, ``"trials"`` ….
     """
     return _line(state, state.counted(), of_run(state))
 
@@ -36,6 +38,7 @@ def _line(state: RunState, counted: Sequence[Attempt], found: Verdict) -> dict[s
     return {
         "run": state.run,
         "kind": state.kind,
+        "unit": unit_of(state.kind),
         "name": cut(state.name or state.run, MAX_NAME),
         "status": _status(state),
         "started": state.started,
@@ -59,8 +62,10 @@ def run_view(state: RunState) -> dict[str, Any]:
         "heard": state.heard,
         "totals": _totals(total),
         "found": {"limit": found.limit, "share": found.share, "text": cut(found.text), "fix": cut(found.fix)},
-        "phases": _phases(total),
-        "unmeasured": _unmeasured(counted, total),
+        "phases": _phases(total, state.kind),
+        "search": search_view(state.trials) if state.trials.total else None,
+        "items": state.kind in ITEM_KINDS,
+        "unmeasured": _unmeasured(counted, total, state.kind),
         "stages": _stages(state),
         "attempts": _attempts(state),
         "throughput": throughput(counted),
@@ -98,26 +103,32 @@ def _totals(total: TaskStats) -> dict[str, Any]:
     return {name: getattr(total, name) for name in (*SUMS, "batch_rows")}
 
 
-def _phases(total: TaskStats) -> list[dict[str, Any]]:
+def _phases(total: TaskStats, kind: str) -> list[dict[str, Any]]:
     """Return the shares of the tasks' time, as the verdict counts them, in the order in which a row passes."""
-    seconds = {p: total.seconds.get(p, 0.0) for p in MAIN}
+    seconds = {p: total.seconds.get(p, 0.0) for p in _main(kind)}
     busy = sum(seconds.values())
     if busy <= 0:
         return []
     slow = max(seconds, key=lambda p: seconds[p])
+    words = words_of(kind)
     return [
         {
-            "phase": phase, "seconds": spent, "share": spent / busy, "slow": phase == slow, "words": PHASES[phase],
+            "phase": phase, "seconds": spent, "share": spent / busy, "slow": phase == slow, "words": words[phase],
             "parts": {p: total.seconds.get(p, 0.0) for p in ("read", "decode")} if phase == "starved" else {},
         }
         for phase, spent in seconds.items()
     ]  # fmt: skip
 
 
-def _unmeasured(counted: Sequence[Attempt], total: TaskStats) -> float:
+def _main(kind: str) -> tuple[str, ...]:
+    """Return the phases of which a task's main thread is always in one."""
+    return ("read", "model") if kind in ITEM_KINDS else MAIN
+
+
+def _unmeasured(counted: Sequence[Attempt], total: TaskStats, kind: str) -> float:
     """Return the part of the tasks' time that is in no phase: starting up, and what nobody measures."""
     elapsed = sum(a.seconds for a in counted)
-    return max(0.0, 1 - sum(total.seconds.get(p, 0.0) for p in MAIN) / elapsed) if elapsed > 0 else 0.0
+    return max(0.0, 1 - sum(total.seconds.get(p, 0.0) for p in _main(kind)) / elapsed) if elapsed > 0 else 0.0
 
 
 def _stages(state: RunState) -> list[dict[str, Any]]:

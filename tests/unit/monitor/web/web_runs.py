@@ -38,9 +38,11 @@ def stats(task: Task, rows: int, seconds: float, **more: Any) -> dict[str, Any]:
 class Making:
     """Says the events of one run into a store."""
 
-    def __init__(self, store: Store, run: str, began: float, name: str = "efficientnet-lite0", **details: str) -> None:
+    def __init__(
+        self, store: Store, run: str, began: float, name: str = "efficientnet-lite0", kind: str = "transform", **details: str
+    ) -> None:
         self.store, self.run, self.began = store, run, began
-        self.say(events.RunStarted(run=run, time=began, kind="transform", name=name, details=details))
+        self.say(events.RunStarted(run=run, time=began, kind=kind, name=name, details=details))
 
     def say(self, event: Event) -> None:
         self.store.say(event)
@@ -92,6 +94,59 @@ class Making:
                 step=step, caption=made.caption,
             )
         )  # fmt: skip
+
+
+RANGES: dict[str, dict[str, Any]] = {
+    "learning_rate": {"low": 1e-5, "high": 0.1, "log": True}, "layers": {"low": 1, "high": 8, "log": False},
+    "optimizer": {"choices": ["adam", "sgd", "rmsprop"]}, "momentum": {"low": 0.0, "high": 0.99, "log": False},
+    "batch_size": {"choices": [16, 32, 64, 128, 256]}, "dropout": {"low": 0.0, "high": 0.6, "log": False},
+}  # fmt: skip
+
+
+def searching(store: Store, count: int = 120, run: str = "20260802-091500-5e6f7a8b", objectives: int = 1) -> Making:
+    """A search under way: complete, pruned, failed and running trials; `momentum` is a parameter of one optimizer only."""
+    direction = "minimize" if objectives == 1 else "minimize, maximize"
+    began = time.time() - 3 * count - 20
+    made = Making(store, run, began, "train_resnet", "search", study="resnet-cifar", direction=direction, parallel="4")
+    made.stage(4)
+    for slot in range(4):
+        task = Task(3, slot, slot)
+        made.start(task, 0.5, f"worker-{1 + slot // 2}")
+        shares = {"read": 0.02, "model": 0.98}
+        told = TaskStats(3, slot, slot, rows_in=count // 4, rows_out=count // 4, batches=count // 4, batch_rows=1).to_dict()
+        told |= {"seconds": {p: s * 3 * count for p, s in shares.items()}}
+        now = began + 3 * count
+        store.say(events.Progress(run=run, time=now, task=task, stats=told, cpu_seconds=3.0 * count, rss=900 << 20))
+    random = np.random.default_rng(7)
+    for number in range(count):
+        _trial(made, number, random, objectives, running=number >= count - 4)
+    return made
+
+
+def _trial(made: Making, number: int, random: np.random.Generator, objectives: int, running: bool) -> None:
+    near = min(0.85, number / 150)  # a sampler comes nearer to what is good
+    rate = 10 ** float(random.normal(-2.4, 0.25) if random.uniform() < near else random.uniform(-5, -1))
+    params: dict[str, Any] = {
+        "learning_rate": min(0.1, max(1e-5, rate)), "layers": int(random.integers(1, 9)),
+        "optimizer": str(random.choice(["adam", "sgd", "rmsprop"], p=[0.5, 0.3, 0.2])),
+        "batch_size": int(random.choice([16, 32, 64, 128, 256])), "dropout": float(random.uniform(0, 0.6)),
+    }  # fmt: skip
+    if params["optimizer"] == "sgd":
+        params["momentum"] = float(random.uniform(0, 0.99))
+    loss = 0.08 + 0.12 * (math.log10(params["learning_rate"]) + 2.4) ** 2 + 0.02 * abs(params["layers"] - 5)
+    loss += 0.2 * (params["dropout"] - 0.2) ** 2 + float(random.exponential(0.015))
+    begin, seconds = made.began + 3 * number, float(random.uniform(6, 14))
+    about = {"run": made.run, "number": number, "started": begin, "params": params}
+    ranges = {name: RANGES[name] for name in params}
+    made.say(events.Trial(time=begin, distributions=ranges, report=(3.0, loss * 1.6) if running else None, **about))
+    if running:
+        return
+    end: dict[str, Any] = {"state": "complete", "values": (loss, params["layers"] * 1.5 + loss)[:objectives]}
+    if number % 17 == 11:
+        end = {"state": "failed", "note": "RuntimeError: CUDA out of memory. Tried to allocate 2.20 GiB"}
+    elif objectives == 1 and loss > 0.3 and number % 3:
+        end, seconds = {"state": "pruned", "values": (loss * 1.3,), "report": (4.0, loss * 1.3)}, seconds / 4
+    made.say(events.Trial(time=begin + seconds, seconds=seconds, **about, **end))
 
 
 def pictures(count: int, seed: int = 1) -> np.ndarray:

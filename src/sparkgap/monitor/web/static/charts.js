@@ -19,7 +19,7 @@ export function ticks(low, high, most = 4, least = 0) {
 function bounds(values) {
   let [low, high] = [Infinity, -Infinity];
   for (const v of values) [low, high] = [Math.min(low, v), Math.max(high, v)];
-  return low === high ? [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2] : [low, high];
+  return high - low <= 1e-9 * Math.max(Math.abs(low), Math.abs(high)) ? [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2] : [low, high];
 }
 
 /** One chart of several lines of points [time, step or null, value or null]. */

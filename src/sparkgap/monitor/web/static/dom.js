@@ -53,11 +53,14 @@ export function clock(at, day = false) {
   return day && other ? `${date.toLocaleDateString("en-CA")} ${time}` : time;
 }
 
+/** A value as it stands in a user's program: numbers short, texts as they are. */
+export const word = (v) => (typeof v === "number" ? short(v) : v === null || v === undefined ? "None" : v === true ? "True" : v === false ? "False" : String(v));
+
 export const plural = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 
 export const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");
 
-const SIGNS = { running: "▶", done: "✓", ok: "✓", failed: "✕", stopped: "■", lost: "?", planned: "○", local: "○", unread: "…" };
+const SIGNS = { running: "▶", done: "✓", ok: "✓", complete: "✓", pruned: "◐", failed: "✕", stopped: "■", lost: "?", planned: "○", local: "○", unread: "…" };
 const WORDS = { ok: "done", local: "in this process", unread: "being read" };
 
 /** The state of a run or task: a sign, a word and a colour. */

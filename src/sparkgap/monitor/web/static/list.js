@@ -45,8 +45,8 @@ function row(run) {
     cell("Started", clock(run.started, true), false),
     cell("Duration", run.elapsed ? seconds(run.elapsed) : "–"),
     cell("Tasks", [run.done === undefined || run.status === "planned" ? "–" : run.tasks ? `${count(run.done)} of ${count(run.tasks)}` : count(run.done), failures]),
-    cell("Rows", run.status === "planned" ? "–" : count(run.rows_out)),
-    cell("Rows/s", rate(run.rate)),
+    cell(sentence(run.unit), run.status === "planned" || !run.unit ? "–" : run.unit === "rows" ? count(run.rows_out) : `${count(run.rows_out)} ${run.unit}`),
+    cell(`${sentence(run.unit)}/s`, rate(run.rate)),
     h("td", { role: "cell", class: "verdict" }, sentence(run.verdict) || h("span", { class: "quiet" }, "–")),
   );
 }

@@ -4,6 +4,7 @@ import { bars } from "./charts.js";
 import { bytes, clock, count, h, percent, plural, rate, seconds, sentence } from "./dom.js";
 
 const PHASES = { load: "Loading the model", starved: "Waiting for input", model: "In the model", encode: "Making columns", write: "Handing rows to Spark" };
+const ITEM_PHASES = { ...PHASES, read: "Waiting for the next one", model: "Working" };
 
 export function numbers(state) {
   if (state.status === "local") return [];
@@ -19,22 +20,29 @@ export function numbers(state) {
       "dl",
       { class: "tiles" },
       tile("Tasks", state.tasks ? `${count(state.done)} of ${count(state.tasks)}` : count(state.done), state.running ? `${count(state.running)} running` : "done", bar),
-      tile("Rows", count(state.rows_out), skipped ? `${count(skipped)} bad` : "out"),
-      tile("Rows/s", rate(state.rate), state.status === "running" && state.recent !== null && state.recent !== undefined ? `now ${rate(state.recent)}` : "on average"),
+      state.search ? trials(state, tile) : tile(sentence(state.unit), count(state.rows_out), skipped ? `${count(skipped)} bad` : state.items ? "done" : "out"),
+      tile(`${sentence(state.unit)}/s`, rate(state.rate), state.status === "running" && state.recent !== null && state.recent !== undefined ? `now ${rate(state.recent)}` : "on average"),
       tile("Elapsed", state.elapsed ? seconds(state.elapsed) : "–"),
       tile("Attempts failed or lost", count(trouble), trouble ? "not counted above" : "", null),
     ),
   ];
 }
 
+/** Trials that have ended, of a search. */
+function trials(state, tile) {
+  const { running = 0 } = state.search.counts;
+  return tile("Trials", count(state.search.total - running), running ? `${count(running)} running` : "ended");
+}
+
 export function limits(state) {
   if (state.status === "local") return [];
+  const words = state.items ? ITEM_PHASES : PHASES;
   const { found, phases } = state;
   const slow = phases.find((p) => p.slow);
   const shown = phases.filter((p) => p.share >= 0.0005);
-  const strip = h("div", { class: "strip", role: "img", "aria-label": shown.map((p) => `${PHASES[p.phase]} ${percent(p.share)}`).join(", ") });
+  const strip = h("div", { class: "strip", role: "img", "aria-label": shown.map((p) => `${words[p.phase]} ${percent(p.share)}`).join(", ") });
   for (const p of shown) {
-    const piece = h("span", { class: `piece p-${p.phase}`, title: `${PHASES[p.phase]}: ${percent(p.share)}, ${seconds(p.seconds)} (${p.words})` }, p.share > 0.09 ? percent(p.share) : "");
+    const piece = h("span", { class: `piece p-${p.phase}`, title: `${words[p.phase]}: ${percent(p.share)}, ${seconds(p.seconds)} (${p.words})` }, p.share > 0.09 ? percent(p.share) : "");
     piece.style.flexGrow = String(p.share);
     strip.append(piece);
   }
@@ -44,9 +52,9 @@ export function limits(state) {
     found.fix ? h("p", { class: "fix" }, h("strong", {}, "Fix: "), found.fix) : null,
     ...(slow
       ? [
-          h("h3", {}, "Where the tasks' time goes", h("span", { class: "quiet" }, ` – slowest: ${PHASES[slow.phase].toLowerCase()}, ${percent(slow.share)}`)),
+          h("h3", {}, "Where the tasks' time goes", h("span", { class: "quiet" }, ` – ${state.items ? "mostly" : "slowest"}: ${words[slow.phase].toLowerCase()}, ${percent(slow.share)}`)),
           strip,
-          h("ul", { class: "legend" }, shown.map((p) => h("li", { class: p.slow ? "slow" : null }, h("span", { class: `swatch p-${p.phase}`, "aria-hidden": "true" }), `${PHASES[p.phase]} `, h("span", { class: "quiet" }, `${percent(p.share)}${split(p)}`)))),
+          h("ul", { class: "legend" }, shown.map((p) => h("li", { class: p.slow ? "slow" : null }, h("span", { class: `swatch p-${p.phase}`, "aria-hidden": "true" }), `${words[p.phase]} `, h("span", { class: "quiet" }, `${percent(p.share)}${split(p)}`)))),
           state.unmeasured > 0.05 ? h("p", { class: "readout" }, `${percent(state.unmeasured)} of the tasks' time went into starting them and into what is not measured.`) : null,
         ]
       : [h("p", { class: "quiet" }, "No task that counts has told where its time goes.")]),
@@ -79,6 +87,8 @@ export function firstFailure(state) {
 
 function silence(state) {
   const { failed = 0, lost = 0 } = state.attempts.status;
+  const trials = state.search?.counts.failed ?? 0;
+  if (!failed && !lost && trials) return h("p", {}, `${plural(trials, "trial")} failed. The leaderboard tells why: sort it by state.`);
   if (!failed && !lost && state.status !== "failed") return h("p", { class: "fine" }, "None.");
   return h("p", {}, `${plural(failed + lost, "attempt")} failed or lost, and none has told why. A process that is killed, e.g. for its memory, cannot: see Spark's own log.`);
 }
@@ -107,7 +117,7 @@ export function failures(state) {
 
 export function stages(state) {
   if (state.stages.length < 2) return [];
-  const head = ["Stage", "State", "Tasks", "Rows"];
+  const head = ["Stage", "State", "Tasks", sentence(state.unit)];
   return [
     h("h2", {}, "Actions"),
     h("p", { class: "quiet" }, "The work ran more than once. Everything else here is about the latest."),
@@ -117,6 +127,7 @@ export function stages(state) {
 
 export function badRows(state) {
   const { skipped, nulled } = state.totals;
+  if (state.items) return [];
   const found = [h("h2", {}, "Bad rows")];
   if (!skipped && !nulled && !state.reasons.length) return [...found, h("p", { class: "fine" }, "None.")];
   found.push(h("p", {}, `${count(skipped)} skipped, ${count(nulled)} kept with nulls.`));
@@ -128,18 +139,19 @@ export function badRows(state) {
 export function latency(state, place) {
   const { bounds, counts } = state.latency;
   const all = counts.reduce((a, b) => a + b, 0);
-  const found = [h("h2", {}, "Time of a batch in the model")];
-  if (!all) return [...found, h("p", { class: "quiet" }, "No batch yet.")];
+  const one = state.items ? state.unit.slice(0, -1) : "batch";
+  const found = [h("h2", {}, state.items ? `Time of ${one === "item" ? "an" : "a"} ${one}` : "Time of a batch in the model")];
+  if (!all) return [...found, h("p", { class: "quiet" }, `No ${one} yet.`)];
   const low = counts.findIndex((n) => n > 0);
   const high = counts.findLastIndex((n) => n > 0);
   const [from, to] = [Math.max(0, low - 1), Math.min(counts.length - 1, high + 1)];
   const name = (i) => (i >= bounds.length ? `over ${seconds(bounds.at(-1))}` : `${i ? seconds(bounds[i - 1]) : "0"} to ${seconds(bounds[i])}`);
   const labels = counts.map((_, i) => name(i)).slice(from, to + 1);
   const width = Math.max(160, (place.clientWidth || 320) - 34);
-  const summary = `median ${near(counts, bounds, 0.5)}, 99 % ${near(counts, bounds, 0.99)}, of ${plural(all, "batch", "batches")} of up to ${plural(state.totals.batch_rows, "row")}`;
+  const summary = `median ${near(counts, bounds, 0.5)}, 99 % ${near(counts, bounds, 0.99)}, of ${state.items ? plural(all, one) : `${plural(all, "batch", "batches")} of up to ${plural(state.totals.batch_rows, "row")}`}`;
   const first = from ? seconds(bounds[from - 1]) : "0 s";
   const last = to < bounds.length ? seconds(bounds[to]) : "longer";
-  return [...found, bars({ counts: counts.slice(from, to + 1), labels, width, name: `Histogram of batch times: ${summary}`, first, last }), h("p", { class: "readout" }, summary)];
+  return [...found, bars({ counts: counts.slice(from, to + 1), labels, width, name: `Histogram of ${one} times: ${summary}`, first, last }), h("p", { class: "readout" }, summary)];
 }
 
 /** The bucket in which a share of the batches is reached, in words. */

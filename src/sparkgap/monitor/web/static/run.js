@@ -1,10 +1,11 @@
 // One run. What matters comes first: how far, how fast, what limits it, what failed.
 
 import { lineChart } from "./charts.js";
-import { h, put, rate, status } from "./dom.js";
+import { h, isNumber, put, rate, status } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { Logs } from "./logs.js";
 import { badRows, dropped, facts, failures, firstFailure, latency, limits, numbers, stages } from "./parts.js";
+import { Search } from "./search.js";
 import { Timeline } from "./timeline.js";
 
 export class RunView {
@@ -13,6 +14,7 @@ export class RunView {
     this.told = new Map();
     this.timeline = new Timeline();
     this.gallery = new Gallery();
+    this.search = new Search();
     this.logs = new Logs();
     this.places = {};
     this.waiting = h("p", { class: "empty" }, "Reading the run …");
@@ -42,17 +44,18 @@ export class RunView {
     this.state = state;
     const { attempts, ...top } = state;
     this.part("head", [top.name, top.status, top.kind, top.run, top.can_stop], () => head(state));
-    this.part("numbers", [top.status, top.done, top.running, top.tasks, top.rows_out, top.rate, top.recent, top.elapsed, top.failures, top.totals, attempts.status], () => numbers(state));
+    this.part("numbers", [top.status, top.done, top.running, top.tasks, top.rows_out, top.rate, top.recent, top.elapsed, top.failures, top.totals, top.search?.counts, attempts.status], () => numbers(state));
     this.part("limits", [top.found, top.phases, top.unmeasured], () => limits(state));
-    this.part("first", [top.failed[0], top.failures, top.status, attempts.status], () => firstFailure(state));
+    this.part("first", [top.failed[0], top.failures, top.status, top.search?.counts.failed, attempts.status], () => firstFailure(state));
     this.part("stages", [top.stages], () => stages(state));
-    this.part("curves", [top.throughput, top.metrics], () => curves(state, this.places.curves));
+    this.part("curves", [top.search ?? top.throughput, top.metrics], () => curves(state, this.places.curves));
     this.part("failures", [top.failed, top.failures], () => failures(state));
     this.part("bad", [top.reasons, top.examples, top.totals], () => badRows(state));
     this.part("latency", [top.latency], () => latency(state, this.places.latency));
     this.part("dropped", [top.dropped, top.forgotten], () => dropped(state));
     this.part("facts", [top.details, top.run, top.started], () => facts(state));
     this.part("timeline", [attempts], () => this.timeline.draw(state));
+    this.search.update(state);
     this.gallery.update(state);
     this.logs.update(state);
   }
@@ -76,6 +79,7 @@ export class RunView {
     this.root.append(
       place("head", "div"),
       place("numbers", "section", "card"),
+      this.search.element,
       h("div", { class: "pair" }, place("limits", "section", "card"), place("first", "section", "card")),
       this.timeline.element,
       place("stages", "section", "card"),
@@ -116,9 +120,10 @@ function stopper(state) {
 function curves(state, place) {
   const charts = [];
   const begin = state.throughput[0]?.[0] ?? state.started;
-  if (state.throughput.length) {
+  if (state.search) charts.push(...history(state.search));
+  else if (state.throughput.length) {
     const points = state.throughput.map(([t, v]) => [t, null, v]);
-    charts.push(["Throughput, rows/s", [{ partition: null, points }], rate, "each task's rows, spread evenly over its time"]);
+    charts.push([`Throughput, ${state.unit}/s`, [{ partition: null, points }], rate, `each task's ${state.unit}, spread evenly over its time`]);
   }
   for (const metric of state.metrics) charts.push([metric.name, metric.lines, undefined, ""]);
   if (!charts.length) return [];
@@ -126,5 +131,16 @@ function curves(state, place) {
   const width = ((place.clientWidth || 320) - 12 * (columns - 1)) / columns - 34;
   const grid = h("div", { class: "charts" }, charts.map(([name, lines, format, note]) => lineChart({ name, lines, begin, width, format, note })));
   grid.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
-  return [h("h2", {}, "Throughput and metrics"), grid];
+  return [h("h2", {}, state.search ? "Progress and metrics" : "Throughput and metrics"), grid];
+}
+
+/** The best value by the number of its trial, of a search with one objective. */
+function history({ directions, columns, trials }) {
+  if (directions.length > 1) return [];
+  const [number, state, values, started] = ["number", "state", "values", "started"].map((c) => columns.indexOf(c));
+  const better = directions[0] === "maximize" ? Math.max : Math.min;
+  const complete = trials.filter((t) => t[state] === "complete" && isNumber(t[values][0])).sort((a, b) => a[number] - b[number]);
+  let best = null;
+  const points = complete.map((t) => [t[started], t[number], (best = best === null ? t[values][0] : better(best, t[values][0]))]);
+  return points.length ? [["Best value so far, by trial", [{ partition: null, points }], undefined, ""]] : [];
 }

@@ -18,9 +18,11 @@ export class Timeline {
 
   draw(state) {
     const { shown, rest } = state.attempts;
+    this.unit = state.unit;
+    this.items = state.items;
     this.attempts = shown.filter((a) => a.started !== null);
     this.element.hidden = !shown.length && state.status === "local";
-    this.note.textContent = rest.count ? `${plural(rest.count, "shorter attempt")} are not drawn: ${count(rest.rows_out)} rows, ${seconds(rest.seconds)} in all.` : "";
+    this.note.textContent = rest.count ? `${plural(rest.count, "shorter attempt")} are not drawn: ${count(rest.rows_out)} ${state.unit}, ${seconds(rest.seconds)} in all.` : "";
     if (!this.attempts.length) {
       put(this.place, h("p", { class: "quiet" }, "No task has begun yet."));
       this.detail.textContent = "";
@@ -74,7 +76,7 @@ export class Timeline {
     const choose = () => this.choose(key);
     return s(
       "g",
-      { class: `attempt t-${kind(a)}`, tabindex: first ? "0" : "-1", role: "img", "aria-label": words(a), "data-key": key, onpointerenter: choose, onfocus: choose, onkeydown: (e) => this.key(e, a) },
+      { class: `attempt t-${kind(a)}`, tabindex: first ? "0" : "-1", role: "img", "aria-label": words(a, this.unit), "data-key": key, onpointerenter: choose, onfocus: choose, onkeydown: (e) => this.key(e, a) },
       s("rect", { x, y, width: wide, height: tall, rx: 2 }),
       wide > 9 + 7 * label.length && tall > 10 ? s("text", { x: x + 5, y: y + tall / 2 + 4, class: "label" }, label) : sign && tall > 10 && wide > 8 ? s("text", { x: x + wide / 2, y: y + tall / 2 + 4, class: "label", "text-anchor": "middle" }, sign) : null,
     );
@@ -100,8 +102,8 @@ export class Timeline {
     const facts = [
       `on ${a.host || "?"}, process ${a.pid}`,
       `${seconds(a.seconds)}`,
-      `${count(a.rows_in)} rows in, ${count(a.rows_out)} out${a.bad ? `, ${count(a.bad)} bad` : ""}`,
-      a.phase ? `now: ${a.phase}` : a.most ? `most time: ${{ load: "loading", starved: "waiting for input", model: "model", encode: "making columns", write: "handing rows to Spark" }[a.most] ?? a.most}` : "",
+      `${count(a.rows_in)} ${this.unit === "groups" ? "rows" : this.unit} in, ${count(a.rows_out)}${this.unit === "groups" ? " groups" : ""} out${a.bad ? `, ${count(a.bad)} bad` : ""}`,
+      a.phase ? `now: ${a.phase}` : a.most ? `most time: ${{ load: "loading", starved: "waiting for input", model: this.items ? "working" : "model", encode: "making columns", write: "handing rows to Spark" }[a.most] ?? a.most}` : "",
       `processor ${seconds(a.cpu_seconds)}${a.seconds > 0 ? ` (${(a.cpu_seconds / a.seconds).toFixed(1)} of ${plural(a.cpus, "core")})` : ""}`,
       a.rss ? `memory ${bytes(a.rss)}` : "",
       a.gpu,
@@ -112,7 +114,7 @@ export class Timeline {
 }
 
 const kind = (a) => (a.status === "ok" && !a.counts ? "twin" : a.status);
-const words = (a) => `Task ${a.partition}, try ${a.try}, ${a.status === "ok" ? "done" : a.status}, ${seconds(a.seconds)}, ${count(a.rows_out)} rows`;
+const words = (a, unit) => `Task ${a.partition}, try ${a.try}, ${a.status === "ok" ? "done" : a.status}, ${seconds(a.seconds)}, ${count(a.rows_out)} ${unit}`;
 
 /** Put attempts into the fewest lanes of their host in which none overlap. */
 function assign(attempts, now) {
