@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import random
 import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sparkgap.monitor import events, load
@@ -39,6 +40,8 @@ MAX_METRICS = 250
 """Calls of `gap.report` that may wait."""
 FLOODED_METRICS = 60
 """And so many of them are sent at once where more is said than can be sent: the newest; a curve needs no more."""
+NEWEST = 16
+"""So many of the last calls are kept whatever there is: how it ended matters most."""
 MAX_OTHERS = {"log": 500, "artifact": 20, "failure": 1000}
 """Other events that may wait, by type."""
 FLUSH_SECONDS = 5.0
@@ -147,7 +150,8 @@ class Attempted:
         self.stats = stats
         self._points: deque[Point] = deque(maxlen=MAX_METRICS)
         self._numbers = itertools.count()
-        self._taken = 0
+        self._ticks = self._taken = 0
+        self._latest = -1
         self._others: deque[Event] = deque()
         self._waiting: Counter[str] = Counter()
         self._said: Counter[str] = Counter()
@@ -160,10 +164,13 @@ class Attempted:
         self.flooded = False
         self._ok: bool | None = False
         self._last: tuple[dict[str, Any], float, float] | None = None
-        # What `report` calls a hundred thousand times a second: two calls into C, no lock. The deque drops its oldest;
-        # the highest number tells how many there were.
+        # What `report` uses a hundred thousand times a second: calls into C, no lock. The deque drops its oldest; the next
+        # number tells how many there were. In a flood, only every so many-th point is kept, and the newest ones.
         self.add_point: Callable[[Point], None] = self._points.append
         self.next_number: Callable[[], int] = self._numbers.__next__
+        self.every = 1
+        self._newest: deque[tuple[int, float | None, Mapping[str, Any]]] = deque(maxlen=NEWEST)
+        self.add_newest: Callable[[tuple[int, float | None, Mapping[str, Any]]], None] = self._newest.append
 
     def say(self, event: Event) -> None:
         """Take an event that is not a metric."""
@@ -225,23 +232,42 @@ class Attempted:
         groups: dict[tuple[str, ...], list[tuple[float | None, ...]]] = {}
         while self.flooded and len(self._points) > FLOODED_METRICS:
             self._points.popleft()
-        while True:
-            try:
-                number, at, step, values = self._points.popleft()
-            except IndexError:
-                break
+        for _, at, step, values in self._waiting_points():
             self._taken += 1
-            self._said["metrics"] = max(self._said["metrics"], number + 1)
             clean = numbers(values)
             groups.setdefault(tuple(clean), []).append((at, step, *clean.values()))
-        dropped = self._said["metrics"] - self._taken
-        self.flooded = dropped > self._dropped["metrics"]
-        self._dropped["metrics"] = dropped
+        self._count_points()
         return [
             events.Metrics(run=self.run, time=float(points[-1][0] or 0.0), task=self.task, names=names, points=tuple(points))
             for names, points in groups.items()
             if names
         ]
+
+    def _waiting_points(self) -> Iterator[Point]:
+        while True:
+            try:
+                point = self._points.popleft()
+            except IndexError:
+                break
+            self._latest = max(self._latest, point[0])
+            yield point
+        now = time.time()
+        for number, step, values in list(self._newest):
+            if number > self._latest:
+                self._latest = number
+                yield number, now, step, values
+
+    def _count_points(self) -> None:
+        """Count what was said and dropped, and choose how much of it is kept until the next time."""
+        said = self.next_number() - self._ticks  # each look takes a number, too
+        self._ticks += 1
+        lately = said - self._said["metrics"]
+        self._said["metrics"] = said
+        self._dropped["metrics"] = said - self._taken
+        self.flooded = lately > MAX_METRICS
+        few = lately // FLOODED_METRICS
+        # odd and by chance: code that reports several things in turn shall not have one of them dropped each time
+        self.every = random.randint(few, few + few // 4) | 1 if self.flooded else 1
 
     def _progress(self) -> Event:
         rss = load.memory()

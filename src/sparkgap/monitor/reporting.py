@@ -33,7 +33,11 @@ def report(step: float | None = None, **values: float) -> None:
     if begun is None:
         local.report(step, values)
         return
-    begun.add_point((begun.next_number(), time.time(), step, values))
+    number = begun.next_number()
+    if number % begun.every:
+        begun.add_newest((number, step, values))
+    else:
+        begun.add_point((number, time.time(), step, values))
 
 
 def show(name: str, value: Any, *, kind: str | None = None, step: int | None = None) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import sparkgap as gap
 from sparkgap.monitor import events, reporter, sending, wire
 from sparkgap.monitor.events import Task
 from sparkgap.monitor.history import History
@@ -352,7 +353,7 @@ class TestFlood:
 
         def flood() -> None:
             for n in range(total // 4):
-                begun.add_point((begun.next_number(), time.time(), float(n), {"loss": float(n)}))
+                gap.report(float(n), loss=float(n))
 
         threads = [threading.Thread(target=flood) for _ in range(4)]
         for t in threads:
@@ -366,6 +367,36 @@ class TestFlood:
         assert found.said["metrics"] == total
         assert arrived + found.dropped.get("metrics", 0) == total
         assert 0 < arrived < total
+
+    def test_of_a_flood_a_sample_is_kept_and_how_it_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        begun = reporter.Attempted(NoSender(), "r", Task(1, 0, 7), TaskStats(1, 0, 7))
+        monkeypatch.setattr(reporter, "at_hand", begun)
+
+        def points() -> dict[tuple[str, ...], list[float]]:
+            told = [e for e in begun.take() if isinstance(e, events.Metrics)]
+            return {m.names: [p[2] for p in m.points] for m in told}
+
+        for n in range(10_000):
+            gap.report(loss=float(n))
+        assert points() == {("loss",): [float(n) for n in range(9_750, 10_000)]}
+        assert begun.flooded
+        for n in range(10_000, 15_000):
+            gap.report(loss=float(n))
+            gap.report(accuracy=n / 20_000)
+        kept = points()
+        assert len(kept["loss",]) + len(kept["accuracy",]) <= reporter.FLOODED_METRICS + reporter.NEWEST
+        assert min(kept["loss",]) < 12_000, "a sample of all of it"
+        assert (max(kept["loss",]), max(kept["accuracy",])) == (14_999.0, 14_999 / 20_000)
+        gap.report(loss=1.0)
+        assert points()["loss",] == [1.0]
+        assert not begun.flooded
+        gap.report(loss=2.0)
+        assert points()["loss",] == [2.0]
+        begun.over(True)
+        last = begun.take()[-1]
+        assert isinstance(last, events.TaskEnded)
+        assert last.said["metrics"] == 20_002
+        assert last.dropped["metrics"] == 20_002 - 250 - len(kept["loss",]) - len(kept["accuracy",]) - 2
 
     def test_failures_stay_where_logs_go(self, store: Store, hub: Hub) -> None:
         mine = reporter.Reporter()
