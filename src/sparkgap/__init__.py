@@ -44,10 +44,14 @@ if TYPE_CHECKING:
     from sparkgap.scheduled.group_models import load_models
     from sparkgap.scheduled.groups import run_grouped
     from sparkgap.scheduled.joblib_backend import parallel_backend
+    from sparkgap.scheduled.members import ensemble
+    from sparkgap.shards.dataset import open_shards
+    from sparkgap.shards.write import write_shards
     from sparkgap.tensors.columns import Column, Raw, Stack
     from sparkgap.tensors.image import image
     from sparkgap.tensors.spec import Signature, TensorSpec
     from sparkgap.tuning.api import search
+    from sparkgap.tuning.nested import nested_cv
 
 __version__ = "0.1.0.dev0"
 
@@ -77,6 +81,7 @@ _HOME = {
     "TaskError": "_errors",
     "TensorSpec": "tensors.spec",
     "UntrustedModelError": "_errors",
+    "ensemble": "scheduled.members",
     "explain": "embedded.explanation",
     "export": "monitor.exporters.pump",
     "files": "data.parquet",
@@ -84,6 +89,8 @@ _HOME = {
     "images": "data.image_files",
     "load": "models.model",
     "load_models": "scheduled.group_models",
+    "nested_cv": "tuning.nested",
+    "open_shards": "shards.dataset",
     "page": "monitor.web.server",
     "parallel_backend": "scheduled.joblib_backend",
     "report": "monitor.reporting",
@@ -96,6 +103,7 @@ _HOME = {
     "summary": "monitor.summary",
     "transform": "embedded.api",
     "udf": "embedded.function",
+    "write_shards": "shards.write",
 }
 
 __all__ = [
@@ -124,6 +132,7 @@ __all__ = [
     "TaskError",
     "TensorSpec",
     "UntrustedModelError",
+    "ensemble",
     "explain",
     "export",
     "files",
@@ -131,6 +140,8 @@ __all__ = [
     "images",
     "load",
     "load_models",
+    "nested_cv",
+    "open_shards",
     "page",
     "parallel_backend",
     "report",
@@ -143,6 +154,7 @@ __all__ = [
     "summary",
     "transform",
     "udf",
+    "write_shards",
 ]
 
 

@@ -27,10 +27,11 @@ _RECENT = 3600.0
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, newest first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 def runs(folder: Path | None, limit: int, as_json: bool) -> None:
-    """List the latest runs: when, how long, how many rows, and what limited them."""
+    """List the latest runs: when, how long, how much, and what limited them."""
     import json
 
     from sparkgap.monitor.records import table
+    from sparkgap.monitor.verdict import unit_of
 
     rows = table(_store(folder), limit).to_pylist()
     if as_json:
@@ -43,7 +44,8 @@ def runs(folder: Path | None, limit: int, as_json: bool) -> None:
     for row in rows:
         head = f"{row['run']}  {row['status']:8}{row['name']}"
         retries = f", {row['retries']} retries" if row["retries"] else ""
-        click.echo(f"{head}: {row['rows_out']:,} rows in {row['seconds']:.1f} s, {row['tasks']} tasks{retries}")
+        done = f"{row['rows_out']:,} {unit_of(row['kind'])}"
+        click.echo(f"{head}: {done} in {row['seconds']:.1f} s, {row['tasks']} tasks{retries}")
         if row["limit"]:
             click.echo(f"    {row['verdict']}")
 

@@ -15,7 +15,8 @@
     ├── ModelProcessError (RuntimeError)  the process that runs a model died or did not answer
     ├── TaskError (RuntimeError)          an item of `gap.run` has no value; says what happened to it
     └── RunError (RuntimeError)           a run could not go on, whatever its items
-        └── RunCancelledError             somebody ended it
+        ├── RunCancelledError             somebody ended it
+        └── RankError                     a rank of a gang failed; says which, and what happened to it
 
 Every message says what was wrong, what was got and what to do. All of them pickle.
 """
@@ -133,6 +134,32 @@ class RunError(SparkGapError, RuntimeError):
     """A run could not go on, whatever its items."""
 
     condition = "RUN"
+
+
+class RankError(RunError):
+    """A rank of a gang failed, and so all of them ended.
+
+    Args:
+        message: what happened, for people.
+        rank: the one that failed first.
+        kind: ``"exception"``, ``"timeout"``, ``"memory"``, ``"exit"``, ``"signal"``, ``"result"``, ``"lost"``, ``"aborted"``
+            (it hung) or ``"absent"`` (it did not begin).
+        error: name of the exception's type; "" where there was none.
+        traceback: of the rank, as text; of one that hung, the stacks of its threads.
+    """
+
+    condition = "RANK"
+
+    def __init__(self, message: str, rank: int = -1, kind: str = "exception", error: str = "", traceback: str = "") -> None:
+        super().__init__(message, rank, kind, error, traceback)
+        self.message = message
+        self.rank = rank
+        self.kind = kind
+        self.error = error
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nThe rank's own traceback:\n{self.traceback}" if self.traceback else self.message
 
 
 class RunCancelledError(RunError):

@@ -84,6 +84,14 @@ def _connect_parallelism(spark: SparkSession) -> int:
     return _parallelism[spark]
 
 
+def most_result_bytes(spark: SparkSession) -> int:
+    """Return how many bytes the result of a job may have, by ``spark.driver.maxResultSize``; where it says no limit, 1 TiB."""
+    text = conf(spark, "spark.driver.maxResultSize", "1g").strip().lower().removesuffix("b")
+    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    size = int(text[:-1]) * units[text[-1]] if text[-1:] in units else int(text)
+    return size or 1 << 40
+
+
 def driver_host(spark: SparkSession) -> str | None:
     """Return the address at which executors reach this process; None where they cannot be expected to."""
     if is_connect(spark):

@@ -32,6 +32,7 @@ def test_page(spark, page, tmp_path, monkeypatch, capsys):
     assert snippets
     for snippet in snippets:
         snippet = snippet.replace("prometheus:9108", "prometheus:0")  # two runs of the tests may share the machine
+        snippet = snippet.replace('parquet("', f'parquet("{tmp_path}/')  # Spark does not change its folder with this process
         exec(compile(snippet, str(page), "exec"), names)
 
 

@@ -381,3 +381,21 @@ def test_items_that_cannot_be_sent_keep_no_others_back(spark: SparkSession, retr
     outcomes = list(gap.run(lambda n: n, items, retries=retries, backoff=0.01, on_error="collect"))
     assert [o.kind for o in outcomes] == ["exception" if n % 3 == 1 else "ok" for n in range(60)]
     assert "cannot be sent to a task" in str(outcomes[1].error)
+
+
+def test_a_run_over_tls(spark: SparkSession, tmp_path: Path) -> None:
+    certificate, key = str(tmp_path / "driver.pem"), str(tmp_path / "driver.key")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=driver",
+         "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    spark.conf.set(driver.CERTIFICATE, certificate)
+    spark.conf.set(driver.KEY, key)
+    try:
+        run = gap.run(lambda n: bytes(n), [1, 3 << 20, 5])
+        assert run._runner._way.desk.certificate.startswith("-----BEGIN CERTIFICATE")
+        assert [len(v) for v in run.values()] == [1, 3 << 20, 5]
+    finally:
+        spark.conf.unset(driver.CERTIFICATE)
+        spark.conf.unset(driver.KEY)

@@ -95,7 +95,7 @@ class Monitor:
                 f"{FOLDER}=/shared/folder.",
             )  # fmt: skip
         bind = _spark.bind_address(spark, host)
-        return Opened(run, self._hub(bind, _port(spark), _certificate(spark)).address(host))
+        return Opened(run, self._hub(bind, _port(spark), certificate(spark)).address(host))
 
     def _hub(self, bind: str, port: int, certificate: tuple[Path, Path] | None) -> Hub:
         key = bind, port, str(certificate)
@@ -146,7 +146,12 @@ def _port(spark: SparkSession) -> int:
     return int(text)
 
 
-def _certificate(spark: SparkSession) -> tuple[Path, Path] | None:
+def certificate(spark: SparkSession) -> tuple[Path, Path] | None:
+    """Return the files of the driver's certificate and its key; None where connections are not to be encrypted.
+
+    Raises:
+        ConfigurationError: one is not there, or only one is set.
+    """
     paths = [_spark.conf(spark, name, "") for name in (CERTIFICATE, KEY)]
     if not any(paths):
         return None

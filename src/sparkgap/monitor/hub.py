@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import ssl
 import threading
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from sparkgap.monitor import wire
+from sparkgap.monitor import tls, wire
 from sparkgap.monitor.history import SILENT_SECONDS
 from sparkgap.monitor.store import Store
 from sparkgap.monitor.wire import Address
@@ -47,10 +46,7 @@ class Hub:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sparkgap-hub", daemon=True)
         self._thread.start()
-        context = None
-        if certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*certificate)
+        context = tls.server_context(certificate) if certificate else None
         try:
             self._server: asyncio.Server = self._call(asyncio.start_server(self._serve, host, port, ssl=context, backlog=512))
         except OSError:

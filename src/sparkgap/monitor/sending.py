@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from sparkgap.monitor import wire
+from sparkgap.monitor import tls, wire
 from sparkgap.monitor.events import Event, encode
 from sparkgap.monitor.wire import Address
 
@@ -189,11 +189,7 @@ class TcpSender:
 
 
 def _encrypted(plain: socket.socket, address: Address) -> socket.socket:
-    """Encrypt, and take only the one certificate that the driver has named."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # the certificate itself is named; hosts of drivers often have no name
-    context.load_verify_locations(cadata=address.certificate)
-    return context.wrap_socket(plain)
+    return tls.client_context(address.certificate).wrap_socket(plain)
 
 
 class FolderSender:

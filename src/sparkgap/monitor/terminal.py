@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import sys
 import threading
 from collections.abc import Iterator
@@ -204,10 +205,15 @@ def begin(store: Store, wanted: str, spark_draws: bool) -> None:
     from rich.console import Console
 
     console = Console(stderr=not notebook)
-    _display = Display(store, console, live=(console.is_terminal or notebook) and not spark_draws)
+    _display = Display(store, console, live=_can_draw(console, notebook) and not spark_draws)
     atexit.register(_display.close)
 
 
 def _in_notebook() -> bool:
     shell = sys.modules.get("IPython")
     return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
+
+
+def _can_draw(console: Console, notebook: bool) -> bool:
+    # without ipywidgets rich writes a complaint into the cell, and no line
+    return importlib.util.find_spec("ipywidgets") is not None if notebook else console.is_terminal

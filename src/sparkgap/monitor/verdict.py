@@ -19,9 +19,9 @@ SHORT_BATCH = 0.002
 SMALL_BATCH = 32
 ENOUGH_SECONDS = 0.5
 """A run of less work than this has no verdict: starting it is what takes the time."""
-ITEM_KINDS = ("run", "search", "grouped")
+ITEM_KINDS = ("run", "search", "grouped", "train")
 """Runs of independent items in processes of their own, whose processor time the slots do not see."""
-UNITS = {"run": "items", "search": "trials", "grouped": "groups"}
+UNITS = {"run": "items", "search": "trials", "grouped": "groups", "train": "ranks"}
 """What such runs count."""
 ITEM_PHASES = PHASES | {"read": "waiting for the next one", "model": "working: in the function"}
 

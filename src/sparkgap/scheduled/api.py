@@ -5,23 +5,22 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparkgap import _spark
-from sparkgap._errors import ConfigurationError, SessionError
-from sparkgap.monitor.driver import monitor
-from sparkgap.scheduled import identity
+from sparkgap._errors import ConfigurationError
+from sparkgap.monitor.driver import Opened, monitor
+from sparkgap.scheduled import identity, ways
 from sparkgap.scheduled.bench import Program
 from sparkgap.scheduled.data import WithData, refs_of
-from sparkgap.scheduled.desk import Desk
 from sparkgap.scheduled.handle import TaskRun
-from sparkgap.scheduled.jobs import SlotJobs
 from sparkgap.scheduled.journal import Journal
 from sparkgap.scheduled.outcome import Ending
+from sparkgap.scheduled.placed import PlacedRef
 from sparkgap.scheduled.resources import Placement, placement
-from sparkgap.scheduled.runner import Item, Options, Runner
-from sparkgap.scheduled.slot import SlotPlan
+from sparkgap.scheduled.runner import Item, Options, Runner, Way
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -79,7 +78,7 @@ def run(
 
     Raises:
         ConfigurationError: an option makes no sense, or the function cannot be pickled.
-        SessionError: there is no session, or its executors cannot reach this process.
+        SessionError: there is no session.
 
     Example:
         >>> import sparkgap as gap
@@ -145,29 +144,41 @@ def start(
 
     Raises:
         ConfigurationError: the function cannot be pickled, or a value of `data` cannot be placed.
-        SessionError: the executors cannot reach this process.
+        SessionError: the executors cannot reach this process, and `asked` needs that.
     """
-    host = _spark.driver_host(spark)
-    if host is None:
-        raise SessionError(
-            "The executors of this Spark Connect server cannot reach this client, so it cannot hand out tasks. Run it on a "
-            "machine of the cluster, or in a job of its own there."
-        )
-    refs = refs_of(spark, fn, data) if data else {}
-    program = Program(function=_pickled_function(WithData(fn, refs) if refs else fn), **limits)
+    host = ways.host_of(spark, questions=asked is not None)
+    pack = partial(_packed, spark, fn, data, limits)
+    program, refs = pack()
     opened = monitor().open(spark, kind, title, {**details, "parallel": str(options.parallel)})
-    desk = Desk(_spark.bind_address(spark, host))
-    plan = SlotPlan(
-        opened.run, host, desk.port, desk.token, replace(program, monitored=opened.address is not None), opened.address,
-        place.cpus, tuple(refs.values()),
-    )  # fmt: skip
-    jobs = SlotJobs(spark, plan, place.profile, desk.post)
-    runner = Runner(
-        items, desk, kept, open_slot=jobs.open, stop_slots=jobs.stop, pickled=_pickled, options=options, told=told, asked=asked
-    )
+    program = replace(program, monitored=opened.address is not None)
+    fallback = None
+    if host is None:
+        way = ways.over_jobs(spark, opened.run, program, refs, place, opened.address, far=False)
+    else:
+        way = ways.over_tcp(spark, opened.run, program, refs, place, opened.address, host=host)
+        if asked is None and ways.wanted_channel(spark) == "auto":
+            fallback = partial(_fallback, spark, opened, pack, place)
+    runner = Runner(items, way, kept, fallback=fallback, pickled=_pickled, options=options, told=told, asked=asked)
     runner.start()
     monitor().store.stoppable(opened.run, runner)
     return TaskRun(opened.run, runner, sequence, spark)
+
+
+def _packed(
+    spark: SparkSession, fn: Callable[..., Any], data: Mapping[str, Any], limits: Mapping[str, Any], *, far: bool = False
+) -> tuple[Program, tuple[PlacedRef, ...]]:
+    """Return what tasks run, and the values that it is given."""
+    refs = refs_of(spark, fn, data, far=far) if data else {}
+    return Program(function=_pickled_function(WithData(fn, refs) if refs else fn), **limits), tuple(refs.values())
+
+
+def _fallback(spark: SparkSession, opened: Opened, pack: Callable[..., Any], place: Placement) -> Way:
+    """Return the other way, for executors that turn out to be elsewhere: they see neither this process nor its files."""
+    program, refs = pack(far=True)
+    channel = opened.address if opened.address is not None and opened.address.folder else None
+    return ways.over_jobs(
+        spark, opened.run, replace(program, monitored=channel is not None), refs, place, channel, far=True
+    )  # fmt: skip
 
 
 def _items(items: Iterable[Any], key: Any, *, named: bool) -> Iterator[Item]:

@@ -50,7 +50,8 @@ class _Lease:
 class Bench:
     """Runs leases; used by one thread.
 
-    The function and the items are unpickled in the child only. A child that dies is replaced, and the remaining items go on.
+    The function and the items are unpickled in the child only. The first child is there before the first lease. One that
+    dies is replaced, and the remaining items go on.
 
     Args:
         program: what to run.
@@ -64,13 +65,18 @@ class Bench:
         self._zygote = _zygotes.take(program.preload, program.threads)
         self._tokens, self._grants = os.pipe()
         os.set_blocking(self._tokens, False)  # for the child, too: an empty pipe tells it that the lease is over
-        self._child: Ends | None = None
         self._lease: _Lease | None = None
         self._news = News()
         self._starts = 0
         self._closed = False
         self._next_look = 0.0
         self._mark(begun=False)
+        self._child: Ends | None = None
+        try:
+            self._child = self._start()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def idle(self) -> bool:
@@ -147,6 +153,11 @@ class Bench:
         """
         if self._lease is not None and self._child is not None and not self._unborn():
             self._end(_deaths.cancelled())
+
+    def abort(self) -> None:
+        """Have the child dump the stacks of its threads and die by SIGABRT; its item ends as ``"signal"``."""
+        if self._child is not None and self._child.pid:
+            _processes.send(self._child.pid, signal.SIGABRT)
 
     def close(self) -> None:
         """End the child and all below it; they are gone when this returns. Does nothing the second time.
@@ -336,8 +347,9 @@ class Bench:
                 lease.ended += 1
                 self._starts = 0
                 if kind == OK:
+                    # by place: this counts for items of a few microseconds
                     self._news.ended.append(
-                        Ended(position, "ok", payload, seconds=seconds, peak_rss=peak_rss, output=output, started=started)
+                        Ended(position, "ok", payload, "", "", "", None, None, seconds, peak_rss, output, started)
                     )
                 else:
                     self._news.ended.append(_failed(record, output))

@@ -36,8 +36,16 @@ class WithData:
         return self._fn(item, **self._opened)
 
 
-def refs_of(spark: SparkSession, fn: Callable[..., Any], data: Mapping[str, Any]) -> dict[str, PlacedRef]:
+def refs_of(
+    spark: SparkSession, fn: Callable[..., Any], data: Mapping[str, Any], *, far: bool = False
+) -> dict[str, PlacedRef]:
     """Place values where executors find them. Driver side.
+
+    Args:
+        spark: the session.
+        fn: the function that gets them.
+        data: the values by parameter.
+        far: whether executors certainly do not see this machine's files.
 
     Raises:
         ConfigurationError: a value is of a kind that cannot be placed, or the function does not take it.
@@ -46,13 +54,22 @@ def refs_of(spark: SparkSession, fn: Callable[..., Any], data: Mapping[str, Any]
     refs = {}
     for name, value in data.items():
         try:
-            ref = placed.place(_table(value))
+            refs[name] = put(spark, _table(value), far=far)
         except ConfigurationError as error:
             raise ConfigurationError(f"data[{name!r}]: {error}") from error
-        if not _spark.shares_files_with_executors(spark):
-            ref = replace(ref, artifact=_spark.send_file(spark, placed.archive(ref)))
-        refs[name] = ref
     return refs
+
+
+def put(spark: SparkSession, value: Any, *, far: bool = False) -> PlacedRef:
+    """Place one value where executors find it; `far`: where they certainly do not see this machine's files. Driver side.
+
+    Raises:
+        ConfigurationError: it is of a kind that cannot be placed.
+    """
+    ref = placed.place(value)
+    if far or not _spark.shares_files_with_executors(spark):
+        ref = replace(ref, artifact=_spark.send_file(spark, placed.archive(ref)))
+    return ref
 
 
 def _table(value: Any) -> Any:

@@ -7,11 +7,15 @@ import logging
 import secrets
 import selectors
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from sparkgap.monitor import tls
+from sparkgap.scheduled.encrypted import Encrypted
 from sparkgap.scheduled.frames import NONCE_BYTES, Frame, FrameError, Packer, Unpacker, key_of
 
 _log = logging.getLogger("sparkgap.scheduled")
@@ -28,11 +32,25 @@ class _Connection:
     socket: socket.socket
     nonce: bytes
     since: float
+    encrypted: Encrypted | None = None
     raw: bytearray = field(default_factory=bytearray)
     packer: Packer | None = None
     unpacker: Unpacker | None = None
     admitted: bool = False
     unsent: collections.deque[memoryview] = field(default_factory=collections.deque)
+
+    def say(self, data: bytes) -> None:
+        """Put bytes behind those that are to be sent."""
+        if self.encrypted is None:
+            self.unsent.append(memoryview(data))
+        else:
+            self.encrypted.say(data)
+            self.put_encrypted()
+
+    def put_encrypted(self) -> None:
+        """Put behind them what TLS has to send."""
+        if self.encrypted is not None and (made := self.encrypted.to_send()):
+            self.unsent.append(memoryview(made))
 
 
 @dataclass(frozen=True)
@@ -65,13 +83,19 @@ class Desk:
 
     Args:
         bind: address to listen on.
+        certificate: files of a TLS certificate and its key; None for plain TCP.
+
+    Attributes:
+        certificate: PEM text for those who connect; "" for plain TCP.
 
     Raises:
-        OSError: it is not this machine's.
+        OSError: the address is not this machine's.
     """
 
-    def __init__(self, bind: str) -> None:
+    def __init__(self, bind: str, certificate: tuple[Path, Path] | None = None) -> None:
         self.token = secrets.token_hex(32)
+        self.certificate = certificate[0].read_text() if certificate else ""
+        self._context = tls.server_context(certificate) if certificate else None
         family = socket.AF_INET6 if ":" in bind else socket.AF_INET
         self._listener = socket.create_server((bind, 0), family=family, backlog=1024)
         self._listener.setblocking(False)
@@ -119,7 +143,8 @@ class Desk:
         if connection is None or connection.packer is None:
             return
         idle = not connection.unsent
-        connection.unsent += [memoryview(p) for p in connection.packer.pack(kind, header, payload)]
+        for piece in connection.packer.pack(kind, header, payload):
+            connection.say(piece)
         if idle:
             self._write(slot, connection)
 
@@ -139,10 +164,11 @@ class Desk:
         accepted.setblocking(False)
         prepare(accepted)
         self._next += 1
-        connection = _Connection(accepted, secrets.token_bytes(NONCE_BYTES), time.monotonic())
+        encrypted = Encrypted(self._context) if self._context is not None else None
+        connection = _Connection(accepted, secrets.token_bytes(NONCE_BYTES), time.monotonic(), encrypted)
         self._connections[self._next] = connection
         self._selector.register(accepted, selectors.EVENT_READ, self._next)
-        connection.unsent.append(memoryview(connection.nonce))
+        connection.say(connection.nonce)
         self._write(self._next, connection)
 
     def _serve(self, slot: int, mask: int, news: list[Any]) -> None:
@@ -156,10 +182,16 @@ class Desk:
         try:
             data = connection.socket.recv(READ_BYTES)
             if data:
+                if connection.encrypted is not None:
+                    data = connection.encrypted.received(data)
+                    connection.put_encrypted()
+                    self._write(slot, connection)
                 self._read(slot, connection, data, news)
                 return
         except BlockingIOError:
             return
+        except ssl.SSLError as error:
+            _log.warning("A connection to the scheduler is closed, as TLS could not begin: %s.", error)
         except (FrameError, ValueError) as error:
             _log.warning("A connection to the scheduler is closed, as it sent what no slot sends: %s.", error)
         except OSError:

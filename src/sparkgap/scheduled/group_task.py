@@ -95,11 +95,13 @@ class Alarm:
         host: where the driver listens; "" where executors cannot reach it: then the run ends as its job does.
         port: likewise.
         token: proves that a task is the run's.
+        certificate: PEM text of the driver's certificate, where the connection is to be encrypted, or "".
     """
 
     host: str
     port: int
     token: str = field(repr=False)
+    certificate: str = field(default="", repr=False)
 
     def raise_(self, group: Stored, ending: Ending) -> None:
         """Tell the driver."""
@@ -107,7 +109,7 @@ class Alarm:
             return
         facts = {"rank": group.rank, "kind": ending.kind, "texts": dict(ending.texts)}
         try:
-            Link(self.host, self.port, self.token, facts).close()
+            Link(self.host, self.port, self.token, facts, self.certificate).close()
         except (OSError, FrameError) as error:  # the outcome itself tells the same, only later
             _log.warning("The driver at %s:%d could not be told of a failed group: %s", self.host, self.port, error)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sparkgap import _spark
 from sparkgap._errors import ConfigurationError
-from sparkgap.monitor.driver import monitor
+from sparkgap.monitor.driver import certificate, monitor
 from sparkgap.scheduled.api import size_of
 from sparkgap.scheduled.bench import Program
 from sparkgap.scheduled.desk import Desk
@@ -104,8 +104,8 @@ def _started(
     details = {"groups": f"{len(groups.rows):,}", "rows": f"{sum(groups.rows):,}", "keys": ", ".join(groups.keys.column_names)}
     opened = monitor().open(spark, "grouped", title, details)
     host = _spark.driver_host(spark) if stop else None
-    desk = None if host is None else Desk(_spark.bind_address(spark, host))
-    alarm = Alarm("", 0, "") if desk is None or host is None else Alarm(host, desk.port, desk.token)
+    desk = None if host is None else Desk(_spark.bind_address(spark, host), certificate(spark))
+    alarm = Alarm("", 0, "") if desk is None or host is None else Alarm(host, desk.port, desk.token, desk.certificate)
     plan = GroupPlan(
         opened.run, program, opened.address, groups.keys.num_columns, place.cpus, retries, alarm if stop else None
     )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sparkgap._errors import RunCancelledError, TaskError
+from sparkgap._errors import RankError, RunCancelledError, RunError, TaskError
 from sparkgap.scheduled.outcome import Outcome, decode, is_ok, outcome, value_of
 from sparkgap.scheduled.runner import Item, Runner
 from sparkgap.scheduled.tables import table_of
@@ -68,10 +68,11 @@ class TaskRun:
             TaskError: an item has none.
             RunError, RunCancelledError: the run has not come to its end.
         """
-        journal, found = self._runner.journal, []
-        for index in self._indices():
-            payload = journal.read(index).payload
-            found.append(self._read(index).unwrap() if not is_ok(payload) else value_of(index, payload))
+        journal = self._runner.journal
+        found: list[Any] = []
+        while len(found) in journal or self._await(lambda: len(found) in journal):
+            for index, payload in enumerate(journal.read_on(len(found)), len(found)):
+                found.append(value_of(index, payload) if is_ok(payload) else self._read(index).unwrap())
         return found
 
     def to_arrow(self) -> pa.Table:
@@ -90,10 +91,24 @@ class TaskRun:
         """Give the run further items; for verbs whose items come from outside. Any thread."""
         self._runner.offer(items)
 
-    def cancel(self) -> None:
-        """End the run now: processes of tasks are killed. Returns when nothing of it is left; outcomes stay readable."""
-        self._runner.cancel()
-        self._runner.join()
+    def call(self, what: Callable[[], None]) -> None:
+        """Have something done in the thread of the run; for verbs whose tasks need each other. Any thread."""
+        self._runner.call(what)
+
+    def abort(self, index: int) -> None:
+        """Have the process of an item end with a dump of its stacks; see `Runner.abort`."""
+        self._runner.abort(index)
+
+    def cancel(self, why: RunError | None = None, *, wait: bool = True) -> None:
+        """End the run now: processes of tasks are killed; outcomes stay readable.
+
+        Args:
+            why: what readers of further outcomes get; `RunCancelledError` by default.
+            wait: return when nothing of the run is left.
+        """
+        self._runner.cancel(why)
+        if wait:
+            self._runner.join()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until no outcome will come any more; False where that took longer. Raises nothing for failed items."""
@@ -173,4 +188,6 @@ def _again(error: BaseException) -> BaseException:
     """Return an error for one more reader: one exception raised twice would gather the tracebacks of both."""
     if isinstance(error, TaskError):
         return TaskError(error.message, error.index, error.kind, error.error, error.traceback)
+    if isinstance(error, RankError):
+        return RankError(error.message, error.rank, error.kind, error.error, error.traceback)
     return error.with_traceback(None)

@@ -25,7 +25,7 @@ import threading
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,12 @@ _BUFFER = 1 << 20
 _READ = 4096
 _MOST = 1 << 30  # a call to the system takes less than 2 GiB
 
+_WINDOW = 1 << 18
+_ROOM = 1024
+
 # mark, crc32 of all that follows, length of the item, of the payload; index; identity
 _HEAD = struct.Struct("<4sIIQq16s")
+_FRONT, _FACTS = struct.Struct("<4sI"), struct.Struct("<IQq16s")  # its two parts
 _MARK = b"\xf5gJr"
 _NONE = bytes(16)
 
@@ -139,23 +143,25 @@ class Journal:
         Raises:
             DataError: the disk is full, or fails. The outcome is kept in memory; a later call tries again.
         """
-        if len(identity) != 16 and self._named:
-            raise ValueError(f"an identity has 16 bytes, got {identity!r}")
-        head = _HEAD.pack(_MARK, 0, len(item), len(payload), index, identity if self._named else _NONE)
-        crc = zlib.crc32(payload, zlib.crc32(item, zlib.crc32(head[8:], self._salt)))
+        self.append_all([(index, identity, payload, item)])
+
+    def append_all(self, records: Iterable[tuple[int, bytes, bytes, bytes]]) -> None:
+        """Add many outcomes: index, identity, payload and item of each; see `append`."""
         with self._lock:
             if self._closed:
                 raise DataError(f"The journal {self._name} is closed; nothing can be added to it.")
-            buffer = self._buffer
-            self._place(index, self._written + len(buffer))
-            buffer += head[:4]
-            buffer += crc.to_bytes(4, "little")
-            buffer += head[8:]
-            if item:
-                buffer += item
-            buffer += payload
-            if len(buffer) >= _BUFFER:
-                self._drain()
+            for index, identity, payload, item in records:
+                if not self._named:
+                    identity = _NONE
+                elif len(identity) != 16:
+                    raise ValueError(f"an identity has 16 bytes, got {identity!r}")
+                body = _FACTS.pack(len(item), len(payload), index, identity) + item + payload
+                buffer = self._buffer
+                self._place(index, self._written + len(buffer))
+                buffer += _FRONT.pack(_MARK, zlib.crc32(body, self._salt))
+                buffer += body
+                if len(buffer) >= _BUFFER:
+                    self._drain()
 
     def flush(self, sync: bool = False) -> None:
         """Write what was appended.
@@ -218,6 +224,27 @@ class Journal:
             raise KeyError(index)
         return self._at(offset, index)
 
+    def read_on(self, index: int) -> list[bytes]:
+        """Return the payload of an item of this run and of those after it, as far as they are there and lie close by.
+
+        Raises:
+            KeyError: the item has none yet.
+            DataError: the file is damaged there.
+        """
+        first = self.read(index).payload
+        if len(first) > _WINDOW:
+            return [first]
+        found, base = [first], self._offsets[index]
+        with self._lock:
+            data = b"" if self._closed else os.pread(self._fd, min(_WINDOW, max(0, self._written - base)), base)
+        view = memoryview(data)
+        while (index := index + 1) in self and (at := self._offsets[index] - base) >= 0:
+            size = _length(view[at : at + _HEAD.size])
+            if not _is_whole(view, at, size, self._salt):
+                break  # it is not all in here; or damaged: then reading it says so
+            found.append(data[at + _HEAD.size + _FACTS.unpack_from(view, at + _FRONT.size)[0] : at + size])
+        return found
+
     def order(self) -> Sequence[int]:
         """Return the indices in order of completion: the journal's own list, which grows; not to be changed."""
         return self._order
@@ -266,7 +293,7 @@ class Journal:
     def _place(self, index: int, offset: int) -> None:
         missing = index + 1 - len(self._offsets)
         if missing > 0:
-            self._offsets.extend(_absent(missing))
+            self._offsets.extend(_absent(max(missing, _ROOM)))
         is_new = self._offsets[index] < 0
         self._offsets[index] = offset
         if is_new:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 from sparkgap._errors import TaskError
+from sparkgap.scheduled._sources import with_sources
 
 Kind = Literal["ok", "exception", "timeout", "memory", "exit", "signal", "result", "lost"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -105,6 +106,12 @@ def encode(ending: Ending) -> bytes:
     return b"".join((fixed, where, said, value))
 
 
+def encode_value(value: bytes, attempts: int, seconds: float, started: float, peak_rss: int, host: bytes) -> bytes:
+    """Return an ending that has a value and no texts as bytes; the same as `encode` in a third of the time."""
+    fixed = _FIXED.pack(0, min(attempts, 65535), seconds, started, peak_rss, _NONE, _NONE, len(host), 0, len(value))
+    return fixed + host + value
+
+
 def decode(raw: bytes) -> Ending:
     """Read an ending.
 
@@ -153,7 +160,8 @@ def _unpickled(what: str, index: int, value: bytes | memoryview) -> Any:
 
 def error_of(what: str, index: int, kind: str, texts: Mapping[str, str]) -> TaskError:
     """Return the error of an ending without a value; `what` names whose it is."""
-    return TaskError(f"{what}: {texts.get('message', '')}", index, kind, texts.get("error", ""), texts.get("traceback", ""))
+    traceback = with_sources(texts.get("traceback", ""))
+    return TaskError(f"{what}: {texts.get('message', '')}", index, kind, texts.get("error", ""), traceback)
 
 
 def opened(what: str, index: int, ending: Ending) -> tuple[str, Any, TaskError | None]:

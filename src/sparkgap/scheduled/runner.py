@@ -8,16 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from sparkgap._errors import DataError, RunCancelledError, RunError
 from sparkgap.scheduled import desk as desks
-from sparkgap.scheduled.desk import Desk
 from sparkgap.scheduled.frames import Frame
 from sparkgap.scheduled.journal import Journal
-from sparkgap.scheduled.outcome import Ending, encode, error_of, is_ok
-from sparkgap.scheduled.report import endings
-from sparkgap.scheduled.schedule import MAX_LOSSES, Close, Command, Kill, Lease, Recall, Schedule, Settle
+from sparkgap.scheduled.outcome import Ending, encode, encode_value, error_of, is_ok
+from sparkgap.scheduled.report import Columns
+from sparkgap.scheduled.schedule import MAX_LOSSES, MESSAGES, Close, Command, Kill, Lease, Leasing, Recall, Schedule, Settle
 
 _log = logging.getLogger("sparkgap.scheduled")
 
@@ -86,11 +85,75 @@ class SlotEnded:
     message: str
 
 
+class Talk(Protocol):
+    """What the runner hears of slots and says to them: see `desk.Desk`, whose methods these are."""
+
+    def post(self, what: Any) -> None:
+        """Hand something to the thread that polls."""
+        ...
+
+    def poll(self, seconds: float | None) -> list[Any]:
+        """Wait for news."""
+        ...
+
+    def send(self, slot: int, kind: str, header: Mapping[str, Any] | None = None, payload: bytes = b"") -> None:
+        """Say something to a slot."""
+        ...
+
+    def close(self) -> None:
+        """Close everything."""
+        ...
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a run reaches the cluster.
+
+    Args:
+        desk: talks to slots.
+        open_slot: starts the slot of one place; must return at once, and post `SlotEnded` to the desk in the end.
+        stop_slots: ends all Spark jobs of the run; called where they do not end by themselves.
+        leasing: how much a lease holds.
+    """
+
+    desk: Talk
+    open_slot: Callable[[int], None]
+    stop_slots: Callable[[], None]
+    leasing: Leasing = MESSAGES
+
+
 @dataclass(frozen=True)
 class Cancel:
     """End it."""
 
     why: BaseException
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something to be done in the thread of the run."""
+
+    what: Callable[[], None]
+
+
+class Later:
+    """The answer to a question that is not known yet. What `asked` may return; used in the thread of the run only."""
+
+    def __init__(self) -> None:
+        self._send: Callable[[Any], None] | None = None
+        self._value: list[Any] = []
+
+    def give(self, value: Any) -> None:
+        """Answer the question: JSON values."""
+        self._value = [value]
+        if self._send is not None:
+            self._send(value)
+
+    def bind(self, send: Callable[[Any], None]) -> None:
+        """Set how the answer travels."""
+        self._send = send
+        if self._value:
+            send(self._value[0])
 
 
 @dataclass(frozen=True)
@@ -119,39 +182,37 @@ class Runner:
 
     Args:
         items: what to run, as it comes.
-        desk: where slots connect.
+        way: how it reaches the cluster.
         journal: where outcomes go.
-        open_slot: starts the Spark job of one place; must return at once, and post `SlotEnded` to the desk in the end.
-        stop_slots: ends all Spark jobs of the run; called where they do not end by themselves.
+        fallback: makes another way, for slots that cannot reach this process; None: there is none.
         pickled: turns a list of items into bytes.
         options: how it behaves.
         told: called with an item and its ending, in the runner's thread, before readers see it.
-        asked: answers a question of an item's task, in the runner's thread.
+        asked: answers a question of an item's task, in the runner's thread; what it raises is the answer, too.
     """
 
     def __init__(
         self,
         items: Iterator[Item],
-        desk: Desk,
+        way: Way,
         journal: Journal,
         *,
-        open_slot: Callable[[int], None],
-        stop_slots: Callable[[], None],
+        fallback: Callable[[], Way] | None = None,
         pickled: Callable[[list[Any]], bytes],
         options: Options,
         told: Callable[[Item, Ending], None] | None = None,
         asked: Callable[[Item, Any], Any] | None = None,
     ) -> None:
         self._items = items
-        self._desk = desk
-        self._open_slot = open_slot
-        self._stop_slots = stop_slots
+        self._way = way
+        self._fallback = fallback
+        self._posting = threading.Lock()
         self._pickled = pickled
         self._options = options
         self._told = told
         self._asked = asked
         self._schedule = Schedule(
-            retries=options.retries, backoff=options.backoff, single=options.single, losses=options.losses
+            retries=options.retries, backoff=options.backoff, single=options.single, losses=options.losses, leasing=way.leasing
         )
         self._under_way: dict[int, Item] = {}
         self._offered = 0
@@ -180,11 +241,24 @@ class Runner:
 
     def offer(self, items: list[Item]) -> None:
         """Give items besides those of the iterator, without being asked. Any thread."""
-        self._desk.post(Fed(items))
+        self._post(Fed(items))
 
     def cancel(self, why: BaseException | None = None) -> None:
         """End the run: what runs is killed. Any thread; returns at once."""
-        self._desk.post(Cancel(why or RunCancelledError("The run was cancelled.")))
+        self._post(Cancel(why or RunCancelledError("The run was cancelled.")))
+
+    def call(self, what: Callable[[], None]) -> None:
+        """Have something done in the thread of the run, where `told` and `asked` are called. Any thread."""
+        self._post(Call(what))
+
+    def abort(self, index: int) -> None:
+        """Have the process of an item end with a dump of its stacks: the item then has the kind ``"signal"``.
+
+        In the thread of the run; nothing happens where the item is in no slot.
+        """
+        for number, item in self._under_way.items():
+            if item.index == index and (slot := self._schedule.holder(number)) is not None:
+                self._way.desk.send(slot, "abort")
 
     def release(self) -> None:
         """Note that nobody will read outcomes any more: the run is cancelled if need be, and its journal closed."""
@@ -201,6 +275,10 @@ class Runner:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    def _post(self, news: Fed | Dry | Cancel | Call) -> None:
+        with self._posting:
+            self._way.desk.post(news)
+
     # the thread of the items
 
     def _feed(self) -> None:
@@ -214,12 +292,12 @@ class Runner:
                     self._demand = 0
                 taken = list(islice(self._items, wanted))
                 if taken:
-                    self._desk.post(Fed(taken))
+                    self._post(Fed(taken))
                 if len(taken) < wanted:
-                    self._desk.post(Dry())
+                    self._post(Dry())
                     return
         except BaseException as error:  # of the user's iterable: it ends the run, and is raised where that is read
-            self._desk.post(Dry(error))
+            self._post(Dry(error))
 
     def _want(self, count: int) -> None:
         with self._hungry:
@@ -232,16 +310,15 @@ class Runner:
         try:
             self._want(1)
             while not self._finished():
-                for news in self._desk.poll(self._pause()):
-                    self._take(news)
+                self._hear_all(self._way.desk.poll(self._pause()), self._way)
                 self._look_after()
         except BaseException as error:
             self._end(error)
             _log.exception("The run has ended, as its driver's side has failed.")
         finally:
             self._end(self.error)
-            self._stop_slots()
-            self._desk.close()
+            self._way.stop_slots()
+            self._way.desk.close()
             with self.changed:
                 self.ended = True
                 self.changed.notify_all()
@@ -261,6 +338,12 @@ class Runner:
         times = [t for t in due if t is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
+    def _hear_all(self, told: list[Any], way: Way) -> None:
+        """Take what came on a way; once that is given up, what slots say on it counts no more."""
+        for news in told:
+            if way is self._way or isinstance(news, Fed | Dry | Cancel | Call):
+                self._take(news)
+
     def _take(self, news: Any) -> None:
         match news:
             case desks.Said(slot, frame):
@@ -272,6 +355,17 @@ class Runner:
             case desks.Gone(slot):
                 self._hosts.pop(slot, None)
                 self._perform(self._schedule.closed(slot))
+            case Refused(slot, lease, good):
+                self._perform(self._schedule.returned(slot, lease, good))
+                self._perform(self._schedule.assign())
+            case SlotEnded():
+                self._slot_ended(news)
+            case _:
+                self._take_own(news)
+
+    def _take_own(self, news: Any) -> None:
+        """Take what other threads of this process have posted."""
+        match news:
             case Fed(items):
                 self._offer(items)
             case Dry(error):
@@ -280,13 +374,10 @@ class Runner:
                     self._stop(error)
                 else:
                     self._perform(self._schedule.exhausted())
-            case Refused(slot, lease, good):
-                self._perform(self._schedule.returned(slot, lease, good))
-                self._perform(self._schedule.assign())
-            case SlotEnded():
-                self._slot_ended(news)
             case Cancel(why):
                 self._stop(why)
+            case Call(what):
+                what()
 
     def _offer(self, items: list[Item]) -> None:
         if self.over:
@@ -308,15 +399,34 @@ class Runner:
     def _hear(self, slot: int, frame: Frame) -> None:
         match frame.kind:
             case "ended":
-                lease, now, host = frame.header["lease"], time.monotonic(), self._hosts.get(slot, "")
-                for number, ending in endings(frame.header, frame.payload, host):
-                    self._ended(slot, lease, number, ending, now)
+                self._take_endings(slot, frame)
                 self.journal.flush()  # what has come in survives the death of this process; a loss of power: see _look_after
                 self._perform(self._schedule.assign())
             case "asked":
                 self._answer(slot, frame.header)
             case "returned":
                 self._perform(self._schedule.returned(slot, frame.header["lease"], frame.header["items"]))
+
+    def _take_endings(self, slot: int, frame: Frame) -> None:
+        lease, now = frame.header["lease"], time.monotonic()
+        host = frame.header.get("host") or self._hosts.get(slot, "")
+        columns = Columns(frame.header, frame.payload)
+        if self._told is None and columns.plain:
+            self.journal.append_all(self._plain(slot, lease, columns, host.encode()))
+            return
+        for number, ending in columns.endings(host):
+            self._ended(slot, lease, number, ending, now)
+
+    def _plain(self, slot: int, lease: int, told: Columns, host: bytes) -> Iterator[tuple[int, bytes, bytes, bytes]]:
+        """Settle items that all have a value and give their records; what `_ended` does, for the thousands of a message."""
+        self._barren = 0
+        tries = self._schedule.ended_well(slot, lease, told.items, told.seconds)
+        for attempts, number, value, seconds, started, rss in zip(
+            tries, told.items, told.values(), told.seconds, told.started, told.rss, strict=True
+        ):
+            if attempts:
+                item = self._under_way.pop(number)
+                yield item.index, item.identity, encode_value(value, attempts, seconds, started, rss, host), item.kept
 
     def _ended(self, slot: int, lease: int, number: int, ending: Ending, now: float) -> None:
         attempts = self._schedule.attempts(number)
@@ -332,11 +442,15 @@ class Runner:
         try:
             if self._asked is None:
                 raise RuntimeError("nobody answers questions in this run")
-            answer["value"] = self._asked(item, header["question"])
+            value = self._asked(item, header["question"])
+            if isinstance(value, Later):
+                value.bind(lambda later: self._way.desk.send(slot, "answer", {"id": header["id"], "value": later}))
+                return
+            answer["value"] = value
         except Exception as error:  # of any class: it is the task's to deal with
             answer["failure"] = f"{type(error).__name__}: {error}"
         if header["wait"]:
-            self._desk.send(slot, "answer", answer)
+            self._way.desk.send(slot, "answer", answer)
 
     def _settle(self, number: int, ending: Ending) -> None:
         item = self._under_way.pop(number)
@@ -358,11 +472,11 @@ class Runner:
                 case Lease(slot, lease, items):
                     self._give(slot, lease, list(items))
                 case Recall(slot):
-                    self._desk.send(slot, "recall")
+                    self._way.desk.send(slot, "recall")
                 case Kill(slot):
-                    self._desk.send(slot, "kill")
+                    self._way.desk.send(slot, "kill")
                 case Close(slot):
-                    self._desk.send(slot, "close")
+                    self._way.desk.send(slot, "close")
                 case Settle(item):
                     message = "Every executor on which it was tried has vanished; it may be what kills them (memory?)."
                     self._settle(item, Ending("lost", attempts=self._schedule.attempts(item), texts={"message": message}))
@@ -375,7 +489,7 @@ class Runner:
             _log.debug("A lease holds what cannot be pickled: %s", error)
             self._refuse(slot, lease, numbers)
             return
-        self._desk.send(slot, "lease", {"lease": lease, "items": numbers}, payload)
+        self._way.desk.send(slot, "lease", {"lease": lease, "items": numbers}, payload)
 
     def _refuse(self, slot: int, lease: int, numbers: list[int]) -> None:
         """End the items that cannot be pickled, and give the others back: not here, as this is in the middle of a lease."""
@@ -389,14 +503,16 @@ class Runner:
                 ending = Ending("exception", texts={"message": message, "error": type(own).__name__})
                 if self._schedule.ended(slot, lease, number, False, 0.0, time.monotonic()) == "over":
                     self._settle(number, ending)
-        self._desk.post(Refused(slot, lease, good))
+        self._way.desk.post(Refused(slot, lease, good))
 
     def _slot_ended(self, news: SlotEnded) -> None:
         connected = self._places.pop(news.number, False)
         self._free.append(news.number)
         if self.over:
             return
-        if news.status == "unreachable":
+        if news.status == "unreachable" and self._fallback is not None and not connected and not any(self._places.values()):
+            self._change_way(self._fallback, news.message)
+        elif news.status == "unreachable":
             self._stop(
                 RunError(
                     f"The executors cannot reach this process ({news.message}). Set spark.driver.host to an address of this "
@@ -405,10 +521,23 @@ class Runner:
             )
         elif news.status == "failed":
             self._barren += 1
-            if self._barren >= (MAX_BARREN if connected else 2):
+            most = 2 * MAX_BARREN if self._way.leasing.whole else MAX_BARREN  # it takes some to find the item that does it
+            if self._barren >= (most if connected else 2):
                 self._stop(RunError(f"Slots end before they do anything; the last one failed with: {news.message}"))
             else:
                 _log.warning("A slot has ended, and another one is started: %s", news.message.partition("\n")[0])
+
+    def _change_way(self, fallback: Callable[[], Way], why: str) -> None:
+        """Go on without slots that connect: none ever has, so nothing was given to any."""
+        _log.warning("The executors cannot reach this process (%s): each lease is a Spark job from now on.", why)
+        self._fallback, old, new = None, self._way, fallback()
+        with self._posting:
+            self._way = new
+        self._schedule.leasing = new.leasing
+        self._free, self._places = list(range(self._options.parallel - 1, -1, -1)), {}
+        self._hear_all(old.desk.poll(0), old)
+        old.stop_slots()
+        old.desk.close()
 
     def _look_after(self) -> None:
         """Do what is due after some news."""
@@ -436,7 +565,7 @@ class Runner:
         while self._free and len(self._places) < wanted:
             number = self._free.pop()
             self._places[number] = False
-            self._open_slot(number)
+            self._way.open_slot(number)
 
     def _stop(self, error: BaseException) -> None:
         if not self.over:

@@ -8,23 +8,46 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 Verdict = Literal["over", "again"]
 
-LEASE_SECONDS = 0.05
-"""Work that one lease is to hold, by the duration of the items so far."""
-SHORT_LEASE = 0.005
-"""Work that is not worth being shared out: below that, a message costs more than the slot that it would keep busy gains."""
-MAX_LEASE = 1000
-"""Items of one lease."""
 DEEP_BELOW = 0.2
 """A slot gets its next lease in advance where one lasts less than so many seconds: a message must not cost a pause."""
 MAX_LOSSES = 3
 """An item whose slots have vanished so many times is not tried in another one: it may be what kills them."""
+NARROWING = 16
+"""A lease whose slot has vanished comes again in so many parts, where nobody knows which item it was."""
 MEMORY = 0.3
 """Weight of the latest item in the mean duration, where it took longer than that."""
+
+
+@dataclass(frozen=True)
+class Leasing:
+    """How much a lease holds, by what it costs to give one.
+
+    Args:
+        seconds: work that one lease is to hold, by the duration of the items so far.
+        short: seconds of work that is not worth being shared out: below that, a lease costs more than the slot that it would
+            keep busy gains.
+        most: items of one lease.
+        whole: whether a slot tells of a lease when all of it has ended. So nobody knows at which item a slot was that has
+            vanished: those that it had are tried in smaller leases, until one that was alone is blamed.
+    """
+
+    seconds: float
+    short: float
+    most: int
+    whole: bool = False
+
+
+MESSAGES = Leasing(0.05, 0.005, 1000)
+"""Leases that are messages to a slot that stays."""
+JOBS = Leasing(1.5, 0.3, 4000, whole=True)
+"""Leases that are Spark jobs of their own: one costs 0.1 to 0.2 s."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +110,23 @@ class Schedule:
         backoff: seconds before the first retry; doubles with each further one.
         single: one item a lease and none in advance, where what comes next depends on what has ended.
         losses: how often an item whose slot has vanished is given to another one.
+        leasing: how much a lease holds.
 
     Attributes:
+        leasing: likewise; may be changed before the first slot.
         mean: seconds an item takes, rather too little than too much; None before the first.
     """
 
-    def __init__(self, *, retries: int = 0, backoff: float = 0.0, single: bool = False, losses: int = MAX_LOSSES) -> None:
+    def __init__(
+        self,
+        *,
+        retries: int = 0,
+        backoff: float = 0.0,
+        single: bool = False,
+        losses: int = MAX_LOSSES,
+        leasing: Leasing = MESSAGES,
+    ) -> None:
+        self.leasing = leasing
         self._most_losses = losses
         self._retries = retries
         self._backoff = backoff
@@ -102,6 +136,7 @@ class Schedule:
         self._slots: dict[int, _Slot] = {}
         self._failures: dict[int, int] = {}
         self._losses: dict[int, int] = {}
+        self._suspects: dict[int, int] = {}  # item -> with how many it may be in a lease
         self._next_item = self._next_lease = 0
         self._exhausted = self._cancelled = False
         self.mean: float | None = None
@@ -134,7 +169,7 @@ class Schedule:
             return 0
         if self._single:
             return max(0, sum(not s.leases for s in self._slots.values()) - len(self._ready))
-        return max(0, 2 * self._size(MAX_LEASE) * max(1, len(self._slots)) - len(self._ready))
+        return max(0, 2 * self._size() * max(1, len(self._slots)) - len(self._ready))
 
     def attempts(self, item: int) -> int:
         """Return how often an item that is under way has been tried, this time included."""
@@ -144,6 +179,10 @@ class Schedule:
         """Whether an item is under way in a slot, with a lease."""
         holder = self._slots.get(slot)
         return holder is not None and item in holder.leases.get(lease, ())
+
+    def holder(self, item: int) -> int | None:
+        """Return the slot in which an item is under way."""
+        return next((n for n, s in self._slots.items() if any(item in items for items in s.leases.values())), None)
 
     def next_time(self) -> float | None:
         """Return when `tick` has something to do; None where only events can bring that."""
@@ -172,19 +211,26 @@ class Schedule:
         return self._assign()
 
     def closed(self, slot: int) -> list[Command]:
-        """Note a slot that is gone. The item that it had at hand counts as lost, the others have not begun."""
+        """Note a slot that is gone. The item that it had at hand counts as lost, the others have not begun.
+
+        Where nobody knows which that was, all of them run again, in smaller leases, and none counts as lost.
+        """
         gone = self._slots.pop(slot, None)
         if gone is None:
             return []
         held = [item for items in gone.leases.values() for item in items]
         told: list[Command] = []
-        if held and not self._cancelled:
+        at_hand = next(iter(gone.leases.values()), {})
+        if self.leasing.whole and len(at_hand) > 1:
+            self._suspects.update(dict.fromkeys(at_hand, max(1, len(at_hand) // NARROWING)))
+        elif held and not self._cancelled:
             first = held[0]
             self._losses[first] = self._losses.get(first, 0) + 1
             if self._losses[first] > self._most_losses:
                 self._forget(first)
                 told.append(Settle(first))
                 held = held[1:]
+        if not self._cancelled:
             self._ready.extendleft(reversed(held))
         return told + self._assign()
 
@@ -220,6 +266,34 @@ class Schedule:
         failures = self._failures[item] = self._failures.get(item, 0) + 1
         heapq.heappush(self._delayed, (now + self._backoff * 2.0 ** (failures - 1), item))
         return "again"
+
+    def ended_well(self, slot: int, lease: int, items: Sequence[int], seconds: Sequence[float]) -> list[int]:
+        """Note the ends of items that all gave a result: as `ended` does, one after the other.
+
+        Returns:
+            For each item how often it was tried, or 0 where it is not this slot's.
+        """
+        holder = self._slots.get(slot)
+        held = holder.leases.get(lease) if holder is not None else None
+        if holder is None or held is None:
+            return [0] * len(items)
+        tries, mean = [], self.mean
+        for item, spent in zip(items, seconds, strict=True):
+            if item not in held:
+                tries.append(0)
+                continue
+            del held[item]
+            if mean is None or spent < mean:
+                mean = spent
+            else:
+                mean += MEMORY * (spent - mean)
+            tries.append(self.attempts(item) if self._failures or self._losses else 1)
+            self._forget(item)
+        self.mean = mean
+        if not held:
+            del holder.leases[lease]
+            holder.recalled = False
+        return tries
 
     def returned(self, slot: int, lease: int, items: list[int]) -> list[Command]:
         """Note what a slot gives back of a lease without having begun it."""
@@ -262,6 +336,7 @@ class Schedule:
     def _forget(self, item: int) -> None:
         self._failures.pop(item, None)
         self._losses.pop(item, None)
+        self._suspects.pop(item, None)
 
     def _assign(self) -> list[Command]:
         if self._cancelled:
@@ -282,20 +357,30 @@ class Schedule:
         return told
 
     def _lease(self, number: int, slot: _Slot) -> Lease:
-        fair = max(len(self._ready) // (2 * len(self._slots)), int(SHORT_LEASE / max(self.mean or 1.0, 1e-6)), 1)
-        size = min(self._size(MAX_LEASE), fair)
-        items = tuple(self._ready.popleft() for _ in range(min(size, len(self._ready))))
+        fair = max(len(self._ready) // (2 * len(self._slots)), int(self.leasing.short / max(self.mean or 1.0, 1e-6)), 1)
+        size = min(self._size(), fair, len(self._ready))
+        if self._suspects:
+            size = self._narrowed(size)
+        items = tuple(self._ready.popleft() for _ in range(size))
         self._next_lease += 1
         slot.leases[self._next_lease] = dict.fromkeys(items)
         return Lease(number, self._next_lease, items)
 
-    def _size(self, most: int) -> int:
+    def _narrowed(self, size: int) -> int:
+        """Return how many of the first items may be in one lease, where some are suspects."""
+        for place, item in enumerate(islice(self._ready, size)):
+            size = min(size, self._suspects.get(item, size))
+            if place + 1 >= size:
+                break
+        return size
+
+    def _size(self) -> int:
         if self._single or self.mean is None:
             return 1
-        return max(1, min(most, int(LEASE_SECONDS / max(self.mean, 1e-6))))
+        return max(1, min(self.leasing.most, int(self.leasing.seconds / max(self.mean, 1e-6))))
 
     def _deep(self) -> bool:
-        return not self._single and self.mean is not None and self.mean * self._size(MAX_LEASE) < DEEP_BELOW
+        return not self._single and self.mean is not None and self.mean * self._size() < DEEP_BELOW
 
     def _recall(self) -> list[Command]:
         """Take from the slot that holds most: a long item must not keep others waiting while slots are idle."""

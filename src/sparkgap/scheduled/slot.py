@@ -23,7 +23,7 @@ from sparkgap.monitor.wire import Address
 from sparkgap.scheduled import placed
 from sparkgap.scheduled.bench import Bench, Ended, Program
 from sparkgap.scheduled.frames import Frame, FrameError
-from sparkgap.scheduled.link import Link
+from sparkgap.scheduled.link import Line, Link
 from sparkgap.scheduled.placed import PlacedRef
 from sparkgap.scheduled.report import Report
 
@@ -47,6 +47,7 @@ class SlotPlan:
         channel: where the monitor's events go; None for nowhere.
         cpus: cores of the slot.
         data: placed values, which the slot brings to its node before an item needs them.
+        certificate: PEM text of the driver's certificate, where the connection is to be encrypted, or "".
     """
 
     run: str
@@ -57,6 +58,7 @@ class SlotPlan:
     channel: Address | None
     cpus: int = 1
     data: tuple[PlacedRef, ...] = ()
+    certificate: str = field(default="", repr=False)
 
 
 @dataclass
@@ -79,15 +81,17 @@ def work(plan: SlotPlan, number: int) -> tuple[str, str]:
 
     context = TaskContext.get()
     attempt = context.taskAttemptId() if context is not None else 0
+    bench = Bench(plan.program)  # first: its child begins while this process finds the driver
     try:
-        link = Link(plan.host, plan.port, plan.token, {"number": number, "host": socket.gethostname(), "pid": os.getpid()})
+        facts = {"number": number, "host": socket.gethostname(), "pid": os.getpid()}
+        link = Link(plan.host, plan.port, plan.token, facts, plan.certificate)
     except (OSError, FrameError) as error:
+        bench.close()
         return "unreachable", f"{plan.host}:{plan.port}: {type(error).__name__}: {error}"
-    for ref in plan.data:  # here, not in the child: it cannot ask Spark where its files are
-        placed.fetch(ref)
     stats = TaskStats(REPORTED_STAGE, number, attempt)
-    bench = Bench(plan.program)
     try:
+        for ref in plan.data:  # here, not in the child: it cannot ask Spark where its files are
+            placed.fetch(ref)
         with telling(plan.channel, plan.run, stats, plan.cpus) as begun:
             return Slot(link, bench, stats, begun).work()
     finally:
@@ -105,7 +109,7 @@ class Slot:
         begun: who is told; None for nobody.
     """
 
-    def __init__(self, link: Link, bench: Bench, stats: TaskStats, begun: Attempted | None) -> None:
+    def __init__(self, link: Line, bench: Bench, stats: TaskStats, begun: Attempted | None) -> None:
         self._link = link
         self._bench = bench
         self._stats = stats
@@ -121,7 +125,8 @@ class Slot:
         try:
             while self._open or self._lease is not None:
                 self._begin_next()
-                self._step()
+                if self._open or self._lease is not None:  # else nothing more comes
+                    self._step()
         except (OSError, FrameError) as error:
             return "abandoned", f"{type(error).__name__}: {error}"
         return "closed", ""
@@ -143,8 +148,8 @@ class Slot:
         news = self._bench.wait(self._report.left(FLUSH_SECONDS), (self._link.socket,))
         if idle:
             self._stats.leave("read")
-        for ended in news.ended:
-            self._ended(ended)
+        if news.ended:
+            self._ended(news.ended)
         for stream, text in news.printed:
             capture.say("PRINT", stream, text, time.time())
         relay.pass_on(news.said)
@@ -155,19 +160,25 @@ class Slot:
         if self._report.left(FLUSH_SECONDS) == 0:
             self._flush()
 
-    def _ended(self, ended: Ended) -> None:
-        if self._killed or self._lease is None:
+    def _ended(self, told: list[Ended]) -> None:
+        lease, stats = self._lease, self._stats
+        if self._killed or lease is None:
             return
-        self._stats.rows_in += 1
-        self._stats.batches += 1
-        self._stats.batch_rows = 1
-        self._stats.batch_done(ended.seconds)
-        if ended.kind == "ok":
-            self._stats.rows_out += 1
-            self._stats.bytes_out += len(ended.value)
-        else:
-            self._tell(ended, self._lease.items[ended.position])
-        self._report.add(self._lease.items[ended.position], ended)
+        good = size = 0
+        for ended in told:
+            item = lease.items[ended.position]
+            stats.batch_done(ended.seconds)
+            if ended.kind == "ok":
+                good += 1
+                size += len(ended.value)
+            else:
+                self._tell(ended, item)
+            self._report.add(item, ended)
+        stats.rows_in += len(told)
+        stats.rows_out += good
+        stats.bytes_out += size
+        stats.batches += len(told)
+        stats.batch_rows = 1
 
     def _ask(self, position: int, question: dict[str, Any]) -> None:
         if self._lease is not None and not self._killed:
@@ -211,6 +222,8 @@ class Slot:
                 self._report.take()
                 self._bench.withdraw()
                 self._bench.kill()
+            case "abort":
+                self._bench.abort()
             case "close":
                 self._open = False
 

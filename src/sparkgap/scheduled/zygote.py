@@ -1,8 +1,9 @@
 """The process that forks children: `python -m sparkgap.scheduled.zygote FD PRELOAD`, on an executor.
 
 It is clean (no framework but those of PRELOAD, a comma-separated list) and has a single thread, so a fork of it costs
-milliseconds and can hang on no lock. It serves one bench at a time and has one child at a time. It adopts all processes that
-the child leaves behind and kills them when the child is gone; when the socket FD ends, it kills everything and ends too.
+milliseconds and can hang on no lock. NumPy is there where it may not start threads: nearly every item needs it. It serves
+one bench at a time and has one child at a time. It adopts all processes that the child leaves behind and kills them when
+the child is gone; when the socket FD ends, it kills everything and ends too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     _processes.adopt_orphans()
     complaints = [text for name in arguments[1].split(",") if name and (text := _complaint(name))]
+    if os.environ.get("OPENBLAS_NUM_THREADS") == "1":
+        importlib.import_module("numpy")
     gc.collect()
     gc.freeze()  # a collection in a child must not copy the pages that it shares with this process
     Zygote(socket.socket(fileno=int(arguments[0])), complaints).serve()

@@ -502,7 +502,11 @@ def test_forks_have_random_numbers_of_their_own(bench):
 
 
 def test_surroundings_are_those_of_the_worker(bench, tmp_path, monkeypatch):
+    values(run(bench(lambda x: x), 0))  # the zygote is there before all of this
     (tmp_path / "shipped_late.py").write_text("WORD = 'late'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MINE", "yes")
+    monkeypatch.chdir(tmp_path)
     worker = bench(
         lambda _: (
             __import__("shipped_late").WORD,
@@ -512,9 +516,6 @@ def test_surroundings_are_those_of_the_worker(bench, tmp_path, monkeypatch):
             sys.stdin.read(),
         )
     )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("MINE", "yes")
-    monkeypatch.chdir(tmp_path)
     assert values(run(worker, 0)) == [("late", str(tmp_path), "1", "yes", "")]
 
 

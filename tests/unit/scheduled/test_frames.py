@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import select
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,3 +132,82 @@ def test_who_says_nothing_is_not_kept_for_ever(desk: Desk, monkeypatch: pytest.M
     assert len(silent.recv(100)) == 16  # the nonce
     assert silent.recv(100) == b""
     silent.close()
+
+
+class TestEncrypted:
+    @pytest.fixture
+    def certificate(self, tmp_path: Path) -> tuple[Path, Path]:
+        return self.made(tmp_path, "driver")
+
+    def made(self, folder: Path, name: str) -> tuple[Path, Path]:
+        certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=driver",
+             "-keyout", str(key), "-out", str(certificate)],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        return certificate, key
+
+    @pytest.fixture
+    def desk(self, certificate: tuple[Path, Path]) -> Iterator[Desk]:
+        made = Desk("127.0.0.1", certificate)
+        yield made
+        made.close()
+
+    def test_large_frames_cross_both_ways(self, desk: Desk) -> None:
+        def talk() -> bytes:
+            link = Link("127.0.0.1", desk.port, desk.token, {"number": 3}, desk.certificate)
+            poll = select.poll()
+            poll.register(link.socket, select.POLLIN)
+            frames: list[Any] = []
+            while not frames:
+                assert poll.poll(60_000)
+                got = link.receive()
+                assert got is not None
+                frames += got
+            link.send("back", {}, bytes(frames[0].payload))
+            link.close()
+            return bytes(frames[0].payload)
+
+        payload = bytes(range(256)) * (5 << 12)
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(talk)
+            found = news(desk, 1)
+            assert found[0].facts == {"number": 3}
+            desk.send(found[0].slot, "lease", {}, payload)
+            found = news(desk, 2)
+            assert other.result(60) == payload
+        assert bytes(found[0].frame.payload) == payload
+        assert found[1] == desks.Gone(1)
+
+    def test_a_client_without_tls_is_refused(self, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+        with socket.create_connection(("127.0.0.1", desk.port)) as plain, ThreadPoolExecutor(1) as pool:
+            plain.settimeout(60)
+            plain.sendall(b"a" * 16)
+            said = pool.submit(self.all_of, plain)
+            said.add_done_callback(lambda _: desk.post("done"))
+            while "done" not in desk.poll(60):
+                pass
+            assert desk.certificate.encode() not in said.result(0)
+        assert "TLS could not begin" in caplog.text
+
+    def all_of(self, plain: socket.socket) -> bytes:
+        found = b""
+        try:
+            while part := plain.recv(4096):
+                found += part
+        except ConnectionError:
+            pass
+        return found
+
+    def test_a_wrong_certificate_is_told(self, desk: Desk, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        other = self.made(tmp_path, "other")[0].read_text()
+        with ThreadPoolExecutor(1) as pool:
+            link = pool.submit(Link, "127.0.0.1", desk.port, desk.token, {}, other)
+            link.add_done_callback(lambda _: desk.post("done"))
+            while "done" not in desk.poll(60):
+                pass
+            with pytest.raises(ConnectionError, match="does not have the TLS certificate"):
+                link.result(0)
+            while "TLS could not begin" not in caplog.text:
+                desk.poll(60)

@@ -59,6 +59,35 @@ def test_outcomes_are_read_by_index_before_and_after_they_are_written(tmp_path, 
                 journal.read(missing)
 
 
+SIZES = st.sampled_from((0, 1, 5_000, 200_000, 300_000))
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), SIZES), max_size=30), st.integers(0, 30))
+def test_outcomes_are_read_many_at_a_time(told, flushed):
+    with Journal.temporary() as journal:
+        kept = {}
+        for place, (index, size) in enumerate(told):
+            kept[index] = bytes([place]) * size
+            journal.append(index, b"", kept[index], b"item" * (place % 2))
+            if place == flushed:
+                journal.flush()
+        for index in range(31):
+            if index not in kept:
+                with pytest.raises(KeyError):
+                    journal.read_on(index)
+                continue
+            found = journal.read_on(index)
+            assert found == [kept[n] for n in range(index, index + len(found))]
+            assert found
+
+
+def test_small_outcomes_are_read_with_one_look():
+    with Journal.temporary() as journal:
+        journal.append_all((n, b"", b"x" * 20, b"") for n in range(3000))
+        journal.flush()
+        assert journal.read_on(10) == [b"x" * 20] * 2990
+
+
 def test_of_two_outcomes_of_an_index_the_later_counts():
     with Journal.temporary() as journal:
         journal.append(0, b"", b"first")

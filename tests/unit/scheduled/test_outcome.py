@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import sparkgap as gap
 from sparkgap.scheduled.bench import Ended
 from sparkgap.scheduled.outcome import KINDS, Ending, decode, encode, is_ok, outcome, value_of
-from sparkgap.scheduled.report import Report, endings
+from sparkgap.scheduled.report import Columns, Report
 from sparkgap.scheduled.tables import table_of
 
 TEXTS = st.dictionaries(st.sampled_from(["error", "message", "traceback", "output"]), st.text(min_size=1, max_size=10))
@@ -48,7 +48,7 @@ def test_a_report_carries_endings(told: list[Ending]) -> None:
         report.add(10 + number, ended)
     assert bool(report) == bool(told)
     header, payload = report.take()
-    got = list(endings(header, memoryview(payload), "here"))
+    got = list(Columns(header, memoryview(payload)).endings("here"))
     assert [n for n, _ in got] == [10 + n for n in range(len(told))]
     for (_, e), wanted in zip(got, told, strict=True):
         assert (e.kind, e.value, e.seconds, e.host) == (wanted.kind, wanted.value, wanted.seconds, "here")

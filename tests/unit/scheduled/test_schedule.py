@@ -86,12 +86,32 @@ class Machine(RuleBasedStateMachine):
             assert self.schedule.ended(slot, lease, item, ok, seconds, self.now) is None  # said twice
         self.perform(self.schedule.assign())
 
+    @precondition(lambda self: any(self.slots.values()))
+    @rule(data=st.data(), count=st.integers(1, 10))
+    def work_well(self, data: st.DataObject, count: int) -> None:
+        slot = data.draw(st.sampled_from(sorted(n for n, leases in self.slots.items() if leases)))
+        lease, items = self.slots[slot][0]
+        done = items[:count]
+        del items[:count]
+        if not items:
+            self.slots[slot].pop(0)
+        self.tries.update(done)
+        self.over.update(done)
+        assert self.schedule.ended_well(slot, lease, done, [0.01] * len(done)) == [
+            self.tries[item] + self.losses[item] for item in done
+        ]
+        assert self.schedule.ended_well(slot, lease, done, [0.01] * len(done)) == [0] * len(done)  # said twice
+        self.perform(self.schedule.assign())
+
+    def at_hand_of(self, leases: list[tuple[int, list[int]]]) -> list[int]:
+        """Return what counts as lost where a slot vanishes."""
+        return [item for _, items in leases for item in items][:1]
+
     @precondition(lambda self: self.slots)
     @rule(data=st.data())
     def lose_slot(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(sorted(self.slots)))
-        held = [item for _, items in self.slots.pop(slot) for item in items]
-        self.losses.update(held[:1])
+        self.losses.update(self.at_hand_of(self.slots.pop(slot)))
         self.asked_back.discard(slot)
         self.closing.discard(slot)
         self.perform(self.schedule.closed(slot))
@@ -234,3 +254,42 @@ def test_an_idle_slot_takes_over_from_a_busy_one(held: int) -> None:
     made.exhausted()
     told = made.opened(2)
     assert told == ([] if held == 1 else [Recall(1)])
+
+
+class WholeMachine(Machine):
+    """The same, where nobody knows which item of a lease a slot was at when it vanished."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.schedule.leasing = schedule.JOBS
+
+    def at_hand_of(self, leases: list[tuple[int, list[int]]]) -> list[int]:
+        return leases[0][1] if leases and len(leases[0][1]) == 1 else []
+
+
+WholeMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestWholeLeases = WholeMachine.TestCase
+
+
+def test_the_item_that_takes_its_slots_with_it_is_found_and_the_others_end_well() -> None:
+    made = Schedule(leasing=schedule.JOBS)
+    made.opened(0)
+    told = made.offer(3000)
+    made.exhausted()
+    culprit, slot, lost, over, losses = 1234, 0, [], set(), 0
+    while not made.done:
+        lease = told.pop(0)
+        if isinstance(lease, Settle):
+            lost.append(lease.item)
+        elif isinstance(lease, Lease) and culprit in lease.items:
+            slot, losses = slot + 1, losses + 1
+            told = made.closed(lease.slot) + made.opened(slot)
+        elif isinstance(lease, Lease):
+            for item in lease.items:
+                assert made.ended(lease.slot, lease.lease, item, True, 1e-6, 0.0) == "over"
+                over.add(item)
+            told += made.assign()
+    lost += [c.item for c in told if isinstance(c, Settle)]
+    assert lost == [culprit]
+    assert over == set(range(3000)) - {culprit}
+    assert losses <= schedule.MAX_LOSSES + 1 + 3
