@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ModelFormatError,
         ModelOutputError,
         ModelProcessError,
+        RankError,
         RowError,
         RunCancelledError,
         RunError,
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
         UntrustedModelError,
     )
     from sparkgap._session import session
+    from sparkgap.cooperative.api import train
+    from sparkgap.cooperative.black_box import cooperate
+    from sparkgap.cooperative.fit_api import fit
+    from sparkgap.cooperative.strategies.all_reduce import AllReduce
+    from sparkgap.cooperative.strategies.compression import Threshold, TopK
+    from sparkgap.cooperative.strategies.local_sgd import LocalSGD, OuterSGD
+    from sparkgap.cooperative.strategies.parameter_server import ParameterServer
     from sparkgap.data.image_files import images
     from sparkgap.data.parquet import files
     from sparkgap.embedded.api import transform
@@ -56,11 +64,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _HOME = {
+    "AllReduce": "cooperative.strategies.all_reduce",
     "Batching": "embedded.options",
     "Column": "tensors.columns",
     "ConfigurationError": "_errors",
     "DataError": "_errors",
     "FileChangedError": "_errors",
+    "LocalSGD": "cooperative.strategies.local_sgd",
     "MissingDependencyError": "_errors",
     "Model": "models.model",
     "ModelError": "_errors",
@@ -68,6 +78,9 @@ _HOME = {
     "ModelOutputError": "_errors",
     "ModelProcessError": "_errors",
     "OnError": "embedded.options",
+    "OuterSGD": "cooperative.strategies.local_sgd",
+    "ParameterServer": "cooperative.strategies.parameter_server",
+    "RankError": "_errors",
     "Raw": "tensors.columns",
     "RowError": "_errors",
     "RunCancelledError": "_errors",
@@ -80,11 +93,15 @@ _HOME = {
     "Stack": "tensors.columns",
     "TaskError": "_errors",
     "TensorSpec": "tensors.spec",
+    "Threshold": "cooperative.strategies.compression",
+    "TopK": "cooperative.strategies.compression",
     "UntrustedModelError": "_errors",
+    "cooperate": "cooperative.black_box",
     "ensemble": "scheduled.members",
     "explain": "embedded.explanation",
     "export": "monitor.exporters.pump",
     "files": "data.parquet",
+    "fit": "cooperative.fit_api",
     "image": "tensors.image",
     "images": "data.image_files",
     "load": "models.model",
@@ -101,17 +118,20 @@ _HOME = {
     "session": "_session",
     "show": "monitor.reporting",
     "summary": "monitor.summary",
+    "train": "cooperative.api",
     "transform": "embedded.api",
     "udf": "embedded.function",
     "write_shards": "shards.write",
 }
 
 __all__ = [
+    "AllReduce",
     "Batching",
     "Column",
     "ConfigurationError",
     "DataError",
     "FileChangedError",
+    "LocalSGD",
     "MissingDependencyError",
     "Model",
     "ModelError",
@@ -119,6 +139,9 @@ __all__ = [
     "ModelOutputError",
     "ModelProcessError",
     "OnError",
+    "OuterSGD",
+    "ParameterServer",
+    "RankError",
     "Raw",
     "RowError",
     "RunCancelledError",
@@ -131,11 +154,15 @@ __all__ = [
     "Stack",
     "TaskError",
     "TensorSpec",
+    "Threshold",
+    "TopK",
     "UntrustedModelError",
+    "cooperate",
     "ensemble",
     "explain",
     "export",
     "files",
+    "fit",
     "image",
     "images",
     "load",
@@ -152,6 +179,7 @@ __all__ = [
     "session",
     "show",
     "summary",
+    "train",
     "transform",
     "udf",
     "write_shards",

@@ -17,9 +17,13 @@ MODULES = (
     "sparkgap.embedded.function",
     "sparkgap.tensors.image",
     "sparkgap.monitor.reporting",
+    "sparkgap.cooperative.api",
     "sparkgap.scheduled.api",
     "sparkgap.scheduled.groups",
     "sparkgap.scheduled.joblib_backend",
+    "sparkgap.scheduled.members",
+    "sparkgap.shards.write",
+    "sparkgap.tuning.nested",
     "sparkgap.tuning.api",
 )
 

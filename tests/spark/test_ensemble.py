@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +18,6 @@ if TYPE_CHECKING:
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(60, 3))
 Y = (X @ [1.0, -2.0, 0.5] > 0).astype(np.int64)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _by_value() -> Iterator[None]:
-    """Workers cannot import this file."""
-    from pyspark import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def fit(seed: int, x: np.ndarray, y: np.ndarray) -> Any:

@@ -31,16 +31,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _by_value() -> Iterator[None]:
-    """Workers cannot import this file."""
-    from pyspark import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-
-
 def fit(x: np.ndarray, y: np.ndarray) -> list[float]:
     order = np.lexsort((y, x))
     return [float(c) for c in np.polyfit(x[order], y[order], 1)]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,16 +19,6 @@ RNG = np.random.default_rng(2)
 X = RNG.normal(size=(72, 4))
 Y = (X[:, 0] * X[:, 1] + 0.4 * RNG.normal(size=72) > 0).astype(np.int64)
 GRID = {"leaf": [1, 9], "depth": [1, 4]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _by_value() -> Iterator[None]:
-    """Workers cannot import this file."""
-    from pyspark import cloudpickle
-
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def accuracy(params: dict[str, Any], train: np.ndarray, test: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:

@@ -194,4 +194,5 @@ def _open_fsspec(root: str, options: dict[str, Any]) -> tuple[pafs.FileSystem, s
         raise ConfigurationError(
             f"Nobody knows how to open {scheme}:// addresses ({error}). Use a local path, or a scheme of pyarrow or fsspec."
         ) from error
-    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path.rstrip("/") if path != "/" else ""
+    at_top = "/" if scheme == "local" else ""  # a path of this machine without it would be one below the working folder
+    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path.rstrip("/") or at_top

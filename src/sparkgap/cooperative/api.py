@@ -1,0 +1,188 @@
+"""`gap.train`: one function on many workers that work together."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sparkgap import _spark
+from sparkgap._errors import ConfigurationError, RankError
+from sparkgap.cooperative.feeding import shards_of
+from sparkgap.cooperative.gang import Crew, Gang
+from sparkgap.cooperative.rank import Place, RankPlan, RankTask
+from sparkgap.cooperative.worker import Worker
+from sparkgap.scheduled.resources import placement
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from sparkgap.shards.dataset import Shards
+
+_log = logging.getLogger("sparkgap.train")
+
+DEADLINE = 600.0
+"""Seconds that ranks wait for each other, unless told otherwise."""
+_RETRIED = ("signal", "lost", "memory", "aborted", "absent")
+"""Ways to fail that another attempt may not meet again; an exception would come again."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of `gap.train`.
+
+    Attributes:
+        value: what the function returned in rank 0.
+        values: what it returned in each rank; those after rank 0 only with ``returns="all"``.
+        attempts: how often the gang was begun.
+        seconds: from the call to the end.
+    """
+
+    value: Any
+    values: list[Any]
+    attempts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MakeWorker:
+    """Makes the worker of a rank, in its process.
+
+    Args:
+        data: what to train on.
+        checkpoint: folder for progress.
+        keep: checkpoints to keep.
+    """
+
+    data: Shards | None
+    checkpoint: str | None
+    keep: int
+
+    def __call__(self, place: Place, plan: RankPlan) -> Worker:
+        """Make it."""
+        kept = None
+        if self.checkpoint is not None:
+            from sparkgap.cooperative.checkpoints import Checkpoints
+
+            kept = Checkpoints(self.checkpoint, keep=self.keep)
+        return Worker(place, plan, self.data, kept)
+
+
+def train(
+    fn: Callable[[Worker], Any],
+    data: DataFrame | Shards | str | Path | None = None,
+    *,
+    workers: int | None = None,
+    checkpoint: str | Path | None = None,
+    keep: int = 3,
+    restarts: int | None = None,
+    cpus: int | None = None,
+    gpus: float | None = None,
+    memory: int | str | None = None,
+    timeout: float | None = None,
+    deadline: float = DEADLINE,
+    join_timeout: float = DEADLINE,
+    backend: str | None = "auto",
+    returns: Literal["first", "all"] = "first",
+    preload: Sequence[str] | None = None,
+    placed: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    spark: SparkSession | None = None,
+) -> TrainResult:
+    """Run one function on many workers at the same time, which train one model together. Blocks until it is over.
+
+    Each worker is a process of its own on an executor, with the environment of ``torchrun`` and a ``torch.distributed``
+    process group. If one of them fails, all end within seconds, and the error is that of the one which failed first.
+
+    Args:
+        fn: called with a `Worker` in each process; anything that cloudpickle takes.
+        data: what ``worker.batches`` gives: a DataFrame, which is written as shards first, or shards (`gap.open_shards`, or
+            their path), or None.
+        workers: how many; by default as many as the cluster runs at the same time.
+        checkpoint: folder that all machines share, for ``worker.save`` and ``worker.restore``.
+        keep: checkpoints to keep.
+        restarts: how often to begin anew after a worker died, vanished or hung; by default 2 with a checkpoint folder, else
+            never. An exception is not tried again.
+        cpus: cores a worker, which its libraries use as threads.
+        gpus: GPUs a worker.
+        memory: resident memory of a worker above which it is killed: bytes, or ``"8g"``.
+        timeout: seconds that all of it may take.
+        deadline: seconds that workers wait for each other, in every collective; then the one that hangs is named.
+        join_timeout: seconds until all workers must have begun.
+        backend: of ``torch.distributed``; ``"auto"``: gloo, with nccl where there are GPUs, if torch is installed; None for no
+            process group.
+        returns: ``"first"``: the value of rank 0 goes to the driver; ``"all"``: those of all ranks.
+        preload: modules that are imported before processes begin; by default torch where it has a process group.
+        placed: values that each node gets once, memory-mapped; passed to the function by name, see `gap.run`.
+        name: of the run, for those who look on; the function's by default.
+        spark: the session; the active one by default.
+
+    Returns:
+        The value of the function.
+
+    Raises:
+        ConfigurationError: an option makes no sense, or the function cannot be pickled.
+        SessionError: the cluster cannot run so many workers at the same time.
+        RankError: a worker failed: which, how, and its own traceback.
+
+    Example:
+        >>> import sparkgap as gap
+        >>> spark = gap.session()
+        >>> gap.train(lambda worker: worker.gather(worker.rank), workers=2).value
+        [0, 1]
+    """
+    if not callable(fn):
+        raise ConfigurationError(f"gap.train takes a function of a worker; this is a {type(fn).__name__}.")
+    _check(workers=workers, keep=keep, deadline=deadline, join_timeout=join_timeout, returns=returns)
+    spark = spark or _spark.active_session()
+    place = placement(spark, cpus=cpus, gpus=gpus, parallel=None)
+    world = place.parallel if workers is None else workers
+    began = time.monotonic()
+    plan = RankPlan(world, _spark.driver_host(spark) or "127.0.0.1", join_timeout, deadline, _backend(backend, gpus), returns)
+    crew = Crew(
+        world, place, join_timeout, timeout, memory,
+        tuple(preload) if preload is not None else ("torch",) if plan.backend else (), dict(placed or {}),
+        title=name or getattr(fn, "__qualname__", type(fn).__qualname__).rpartition(".")[2],
+    )  # fmt: skip
+    most = restarts if restarts is not None else 2 if checkpoint is not None else 0
+    with shards_of(data, spark) as shards:
+        make = MakeWorker(shards, None if checkpoint is None else str(checkpoint), keep)
+        values, attempts = _attempts(spark, crew, plan, fn, make, most)
+    return TrainResult(values[0], values, attempts, time.monotonic() - began)
+
+
+def _attempts(
+    spark: SparkSession, crew: Crew, plan: RankPlan, fn: Callable[[Worker], Any], make: MakeWorker, most: int
+) -> tuple[list[Any], int]:
+    """Run a gang until one comes to its end."""
+    for attempt in range(most + 1):
+        try:
+            return Gang(crew, RankTask(replace(plan, restarts=attempt), fn, make)).run(spark), attempt + 1
+        except RankError as error:
+            if attempt == most or error.kind not in _RETRIED:
+                raise
+            _log.warning("%s It is begun anew (%d of %d).", error.message, attempt + 1, most)
+    raise AssertionError("unreachable")
+
+
+def _backend(wanted: str | None, gpus: float | None) -> str | None:
+    if wanted != "auto":
+        return wanted
+    if importlib.util.find_spec("torch") is None:
+        return None
+    return "gloo" if gpus is None else "cpu:gloo,cuda:nccl"
+
+
+def _check(*, workers: int | None, keep: int, deadline: float, join_timeout: float, returns: str) -> None:
+    for name, number in (("workers", workers), ("keep", keep)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise ConfigurationError(f"{name}={number!r}: a whole number above 0.")
+    for name, seconds in (("deadline", deadline), ("join_timeout", join_timeout)):
+        if not seconds > 0:
+            raise ConfigurationError(f"{name}={seconds!r}: seconds above 0.")
+    if returns not in ("first", "all"):
+        raise ConfigurationError(f"returns={returns!r}: 'first' or 'all'.")
