@@ -21,7 +21,7 @@ def printed(name: str, *arguments: str, folder: Path) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -51,3 +51,9 @@ def test_a_model_per_series_beats_the_naive_forecast(tmp_path: Path) -> None:
     assert of == 20
     assert better >= 15
     assert found(r"mean absolute error: ([\d.]+) of the naive one", text)[0] < 0.8
+
+
+def test_a_cnn_is_trained_by_two_workers(tmp_path: Path) -> None:
+    text = printed("train_digits.py", "4", folder=tmp_path)
+    assert len(re.findall(r"epoch +\d: loss", text)) == 4
+    assert found(r"test accuracy of epoch \d: ([\d.]+) %", text)[0] > 92  # twelve epochs give 97

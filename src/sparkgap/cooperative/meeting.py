@@ -44,6 +44,7 @@ class Meeting:
             threading.Thread(target=_host, args=(self._hall, world), name="sparkgap-meeting", daemon=True).start()
         self._line = Client((host, port), authkey=key.encode())
         self._line.send_bytes(str(rank).encode())
+        self.gather("")  # none goes on, and perhaps fails, while another is still in Spark's call
 
     def gather(self, message: str) -> list[str]:
         """Say something to all ranks, and return what each has said, by rank. Blocks until all have.

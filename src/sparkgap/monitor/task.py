@@ -66,6 +66,16 @@ def phase(begun: Attempted | None, name: str) -> Iterator[None]:
             begun.say(events.Phase(run=begun.run, time=time.time(), task=begun.task, name=""))
 
 
+def say_failure(begun: Attempted | None, error: str, message: str, traceback_text: str) -> None:
+    """Tell of something that failed within an attempt, and did not end it."""
+    if begun is not None:
+        begun.say(
+            events.Failure(
+                run=begun.run, time=time.time(), task=begun.task, error=error, message=message, traceback=traceback_text
+            )
+        )
+
+
 def failure(begun: Attempted, error: BaseException) -> events.Failure:
     """Return the event that tells of an exception."""
     text = "".join(traceback.format_exception(error))

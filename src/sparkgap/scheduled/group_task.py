@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from sparkgap._errors import DataError
-from sparkgap.monitor import capture, events, relay
+from sparkgap.monitor import capture, relay
 from sparkgap.monitor.reporter import Attempted
 from sparkgap.monitor.stats import TaskStats
-from sparkgap.monitor.task import telling
+from sparkgap.monitor.task import say_failure, telling
 from sparkgap.monitor.wire import Address
 from sparkgap.scheduled.bench import Bench, Ended, Program
 from sparkgap.scheduled.frames import FrameError
@@ -262,13 +262,8 @@ class GroupTask:
         if ended.kind == "ok":
             stats.rows_out += 1
             stats.bytes_out += len(ended.value)
-        elif self._begun is not None:
-            self._begun.say(
-                events.Failure(
-                    run=self._begun.run, time=time.time(), task=self._begun.task, error=ended.error or ended.kind,
-                    message=f"Group {group.key}: {ended.message}", traceback=ended.traceback,
-                )
-            )  # fmt: skip
+            return
+        say_failure(self._begun, ended.error or ended.kind, f"Group {group.key}: {ended.message}", ended.traceback)
 
 
 def _timed(stats: TaskStats, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

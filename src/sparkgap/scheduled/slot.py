@@ -15,10 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from sparkgap.monitor import capture, events, relay
+from sparkgap.monitor import capture, relay
 from sparkgap.monitor.reporter import Attempted
 from sparkgap.monitor.stats import TaskStats
-from sparkgap.monitor.task import telling
+from sparkgap.monitor.task import say_failure, telling
 from sparkgap.monitor.wire import Address
 from sparkgap.scheduled import placed
 from sparkgap.scheduled.bench import Bench, Ended, Program
@@ -185,14 +185,7 @@ class Slot:
             self._link.send("asked", {"lease": self._lease.number, "item": self._lease.items[position], **question})
 
     def _tell(self, ended: Ended, item: int) -> None:
-        if self._begun is None:
-            return
-        self._begun.say(
-            events.Failure(
-                run=self._begun.run, time=time.time(), task=self._begun.task, error=ended.error or ended.kind,
-                message=f"Item {item}: {ended.message}", traceback=ended.traceback,
-            )
-        )  # fmt: skip
+        say_failure(self._begun, ended.error or ended.kind, f"Item {item}: {ended.message}", ended.traceback)
 
     def _flush(self) -> None:
         if self._lease is not None and self._report:
