@@ -18,6 +18,7 @@ MODULES = (
     "sparkgap.tensors.image",
     "sparkgap.monitor.reporting",
     "sparkgap.cooperative.api",
+    "sparkgap.cooperative.black_box",
     "sparkgap.scheduled.api",
     "sparkgap.scheduled.groups",
     "sparkgap.scheduled.joblib_backend",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from sparkgap import _spark
 from sparkgap._errors import ConfigurationError, RankError
 from sparkgap.cooperative.feeding import shards_of
 from sparkgap.cooperative.gang import Crew, Gang
-from sparkgap.cooperative.rank import Place, RankPlan, RankTask
+from sparkgap.cooperative.rank import Place, RankPlan, RankTask, backend_for
 from sparkgap.cooperative.worker import Worker
 from sparkgap.scheduled.resources import placement
 
@@ -142,7 +141,9 @@ def train(
     place = placement(spark, cpus=cpus, gpus=gpus, parallel=None)
     world = place.parallel if workers is None else workers
     began = time.monotonic()
-    plan = RankPlan(world, _spark.driver_host(spark) or "127.0.0.1", join_timeout, deadline, _backend(backend, gpus), returns)
+    plan = RankPlan(
+        world, _spark.driver_host(spark) or "127.0.0.1", join_timeout, deadline, backend_for(backend, gpus), returns
+    )
     crew = Crew(
         world, place, join_timeout, timeout, memory,
         tuple(preload) if preload is not None else ("torch",) if plan.backend else (), dict(placed or {}),
@@ -167,14 +168,6 @@ def _attempts(
                 raise
             _log.warning("%s It is begun anew (%d of %d).", error.message, attempt + 1, most)
     raise AssertionError("unreachable")
-
-
-def _backend(wanted: str | None, gpus: float | None) -> str | None:
-    if wanted != "auto":
-        return wanted
-    if importlib.util.find_spec("torch") is None:
-        return None
-    return "gloo" if gpus is None else "cpu:gloo,cuda:nccl"
 
 
 def _check(*, workers: int | None, keep: int, deadline: float, join_timeout: float, returns: str) -> None:

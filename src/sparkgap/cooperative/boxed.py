@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sparkgap._errors import DataError
 from sparkgap.cooperative.exchange import BrokenOffError, connect, deafen, received, send
-from sparkgap.cooperative.fitting import block_of, fitted
+from sparkgap.cooperative.outputs import block_of, fitted
 from sparkgap.cooperative.rank import RankPlan, gather, meet, processes
 from sparkgap.cooperative.worker import Worker
 from sparkgap.tensors.spec import Block

@@ -7,6 +7,7 @@ and let go again, so none can be taken by another process in between.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from collections.abc import Callable
@@ -196,3 +197,15 @@ def environment(place: Place, plan: RankPlan) -> dict[str, str]:
     if interface is not None:
         names |= {"GLOO_SOCKET_IFNAME": interface, "TP_SOCKET_IFNAME": interface}
     return {name: str(value) for name, value in names.items()}
+
+
+def backend_for(wanted: str | None, gpus: float | None) -> str | None:
+    """Return what ``backend="auto"`` stands for, and others as they are. Driver side.
+
+    Gloo is there in any case: what is moved between strategies lies in the CPU's memory.
+    """
+    if wanted != "auto":
+        return wanted
+    if importlib.util.find_spec("torch") is None:
+        return None
+    return "gloo" if gpus is None else "cpu:gloo,cuda:nccl"

@@ -44,7 +44,7 @@ def host_of(spark: SparkSession, *, questions: bool) -> str | None:
     if host is None and questions:
         why = f"{CHANNEL} is 'jobs'" if wanted == "jobs" else "executors cannot reach this client of a Spark Connect server"
         raise SessionError(
-            f"The tasks of this run ask for values while they run (trial.suggest_float, trial.should_prune), and {why}, so "
+            f"The tasks of this run ask this process while they run (gap.search, gap.train), and {why}, so "
             "nobody can answer them. Run it on a machine of the cluster, or in a job of its own there."
         )
     if host is None and wanted == "tcp":
