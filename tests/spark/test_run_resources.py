@@ -83,4 +83,4 @@ print(json.dumps(gap.run(work, range(6), gpus=1).values()))
         "spark.executor.resource.gpu.amount": "1", "spark.executor.resource.gpu.discoveryScript": str(found),
         "spark.task.resource.gpu.amount": "0.5",
     }  # fmt: skip
-    assert [n for n, _ in result_of(tmp_path, body, conf)] == list(range(6))
+    assert result_of(tmp_path, body, conf) == [[n, "0"] for n in range(6)]

@@ -80,14 +80,13 @@ def run_box(plan: BoxPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Rec
             f"Leave repartition=False away, or ask for workers={len(hosts)}."
         )
     stats = TaskStats(context.stageId(), rank, context.taskAttemptId())
-    gpus = context.resources().get("gpu")
     towards = next((host for host in hosts if host != hosts[rank]), hosts[rank])
     with telling(plan.channel, plan.run, stats, plan.cpus):
         meeting = Meeting(rank, world, context.allGather, towards, plan.join)
         known_failures.recall(plan.run, context.stageId())
         box = Box(plan, rank, Rounds(meeting.gather, plan.join), stats)
         try:
-            for batch in box.rows(batches, towards, () if gpus is None else tuple(gpus.addresses)):
+            for batch in box.rows(batches, towards):
                 yield _placed(batch, plan, rank)
         finally:
             box.close()
@@ -121,18 +120,17 @@ class Box:
         self._trouble: BaseException | None = None
         self._feeder = self._watch = threading.Thread()
 
-    def rows(self, batches: Iterator[pa.RecordBatch], towards: str, devices: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    def rows(self, batches: Iterator[pa.RecordBatch], towards: str) -> Iterator[pa.RecordBatch]:
         """Pass rows in, and give those that come out.
 
         Args:
             batches: from Spark.
             towards: a machine of another rank.
-            devices: GPUs of this task.
 
         Raises:
             RankError: the process failed.
         """
-        seat = boxed.Seat(self._rank, self._door.path, towards, devices)
+        seat = boxed.Seat(self._rank, self._door.path, towards)
         self._watch = threading.Thread(target=self._supervise, args=(seat,), name="sparkgap-watch", daemon=True)
         self._watch.start()
         line = self._door.opened(self._over)

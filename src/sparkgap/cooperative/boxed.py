@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -30,13 +29,11 @@ class Seat:
         rank: its number.
         path: where its rows are.
         towards: a machine of another rank, or this one where there is no other.
-        devices: GPUs that Spark gave to the task.
     """
 
     rank: int
     path: str
     towards: str
-    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,6 @@ class Boxed:
 
     def __call__(self, seat: Seat) -> None:
         """Meet the others, work, and leave together."""
-        if seat.devices:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(seat.devices)
         plan = replace(self.plan, driver=seat.towards)
         with connect(seat.path) as line:
             place = meet(seat.rank, plan)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import struct
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 MARGIN_SECONDS = 30.0
 """A rank waits so much longer for the driver than the driver for the last rank: it is the driver that says who is missing."""
 _ANYWHERE = 9  # a port that nothing is sent to
+_SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
 
 @dataclass(frozen=True)
@@ -145,11 +148,20 @@ def address_towards(host: str) -> str:
 
 
 def interface_of(address: str) -> str | None:
-    """Return the name of the network interface that has an address; None where none has it."""
-    import psutil
+    """Return the name of the network interface that has an IPv4 address; None where none has it. Linux only."""
+    if sys.platform != "linux":
+        return None
+    import fcntl
 
-    found = (name for name, given in psutil.net_if_addrs().items() if any(a.address == address for a in given))
-    return next(found, None)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                found = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:  # it has no such address
+                continue
+            if socket.inet_ntoa(found[20:24]) == address:
+                return name
+    return None
 
 
 @contextmanager

@@ -42,6 +42,21 @@ def choose(wanted: str, *, can_gpu: bool, granted: Sequence[str], visible: int, 
     )
 
 
+def granted_gpus() -> tuple[str, ...]:
+    """Return the addresses of the GPUs that Spark has granted to the task of this process; none outside of tasks."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    found = context.resources().get("gpu") if context is not None else None
+    return () if found is None else tuple(found.addresses)
+
+
+def gpu_environment() -> dict[str, str]:
+    """Return what makes the libraries of a child process see the GPUs of this task only; nothing where it has none."""
+    granted = granted_gpus()
+    return {"CUDA_VISIBLE_DEVICES": ",".join(granted)} if granted else {}
+
+
 def visible_gpus() -> int:
     """Return the number of NVIDIA devices of this machine, without loading any library."""
     return len(glob.glob("/dev/nvidia[0-9]*"))

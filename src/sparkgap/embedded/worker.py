@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sparkgap._errors import ConfigurationError, RowError
 from sparkgap.data.source import Chunk, Source, Split
-from sparkgap.devices.assign import choose, visible_gpus
+from sparkgap.devices.assign import choose, granted_gpus, visible_gpus
 from sparkgap.embedded import sampling
 from sparkgap.embedded.batches import Batch, auto_size, rebatch
 from sparkgap.embedded.decoding import BadRow, Decoded, decode
@@ -247,14 +247,10 @@ def _set_apart() -> None:
 
 
 def _open(plan: TransformPlan, partition: int) -> Predictor:
-    from pyspark import TaskContext
-
-    context = TaskContext.get()
-    granted = context.resources().get("gpu") if context is not None else None
     device = choose(
         plan.device,
         can_gpu=registry.adapter(plan.model.adapter).gpu,
-        granted=granted.addresses if granted is not None else (),
+        granted=granted_gpus(),
         visible=visible_gpus(),
         partition=partition,
     )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sparkgap._errors import ModelProcessError
+from sparkgap.devices.assign import gpu_environment
 from sparkgap.scheduled import _processes
 from sparkgap.scheduled._records import END, FORK, ZYGOTE_ANSWER, ZYGOTE_REQUEST
 
@@ -68,8 +69,8 @@ class Zygote:
         return self._socket.fileno()
 
     def fork(self, descriptors: Sequence[int]) -> None:
-        """Ask for a child that has this process's path, folder and environment; where that fails, `alive` is False."""
-        request = {"path": _path(), "cwd": os.getcwd(), "environment": _environment(self.key[1])}
+        """Ask for a child with this process's path, folder, environment and GPUs; where that fails, `alive` is False."""
+        request = {"path": _path(), "cwd": os.getcwd(), "environment": _environment(self.key[1]) | gpu_environment()}
         body = json.dumps(request).encode()
         try:
             socket.send_fds(self._socket, [ZYGOTE_REQUEST.pack(FORK, len(body))], list(descriptors))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sparkgap._errors import ModelProcessError
+from sparkgap.devices.assign import granted_gpus
 from sparkgap.scheduled.bench import Bench
 from sparkgap.scheduled.program import Program
 
@@ -20,49 +21,51 @@ KEEP_SECONDS = 10.0
 """The driver cannot tell that a run is over; so long do its processes stay for a lease that may come."""
 
 _lock = threading.Lock()
-_kept: dict[str, tuple[Bench, threading.Timer]] = {}
+_Key = tuple[str, tuple[str, ...]]  # a run, and the GPUs of the tasks whose benches it has
+_kept: dict[_Key, tuple[Bench, threading.Timer]] = {}
 
 
 @contextmanager
 def lent(run: str, program: Program) -> Iterator[Bench]:
     """Lend the bench of a run, a new one if need be; it is kept unless the block raises, or there is another by then."""
-    bench = _take(run) or Bench(program)
+    key = (run, granted_gpus())
+    bench = _take(key) or Bench(program)
     try:
         yield bench
     except BaseException:
         bench.close()
         raise
-    _keep(run, bench)
+    _keep(key, bench)
 
 
-def _take(run: str) -> Bench | None:
+def _take(key: _Key) -> Bench | None:
     with _lock:
-        bench, timer = _kept.pop(run, (None, None))
+        bench, timer = _kept.pop(key, (None, None))
     if timer is not None:
         timer.cancel()
     return bench
 
 
-def _keep(run: str, bench: Bench) -> None:
-    timer = threading.Timer(KEEP_SECONDS, _close, (run, bench))
+def _keep(key: _Key, bench: Bench) -> None:
+    timer = threading.Timer(KEEP_SECONDS, _close, (key, bench))
     timer.daemon = True
     with _lock:
-        taken = run in _kept
+        taken = key in _kept
         if not taken:
-            _kept[run] = bench, timer
+            _kept[key] = bench, timer
     if taken:
         bench.close()
     else:
         timer.start()
 
 
-def _close(run: str, bench: Bench) -> None:
+def _close(key: _Key, bench: Bench) -> None:
     """Close a bench, unless a lease has taken it."""
     with _lock:
-        kept, _ = _kept.get(run, (None, None))
+        kept, _ = _kept.get(key, (None, None))
         if kept is not bench:
             return
-        del _kept[run]
+        del _kept[key]
     try:
         bench.close()
     except ModelProcessError as error:
