@@ -67,7 +67,7 @@ class Gang:
 
         def one(rank: int) -> list[int] | BaseException:
             try:
-                made = self.boxes[rank].rows(rows(rank), "localhost", ())
+                made = self.boxes[rank].rows(rows(rank), "localhost")
                 return [x for batch in made for x in batch.column(0).to_pylist()]
             except Exception as error:
                 return error
@@ -199,7 +199,7 @@ def test_a_peer_that_does_not_come_is_told_with_the_deadline():
 
 def test_a_rank_that_does_not_begin_is_told_with_the_limit():
     gang = Gang(lambda worker, rows: [], 2, join=1)
-    lonely = gang.boxes[0].rows(iter([]), "localhost", ())
+    lonely = gang.boxes[0].rows(iter([]), "localhost")
     with pytest.raises(RankError, match=r"'join' timed out after 1 s \(join_timeout=\)"):
         list(lonely)
     for box in gang.boxes:
@@ -225,7 +225,7 @@ def test_a_task_that_is_cut_off_leaves_no_process():
             yield {"x": [os.getpid()]}
 
     gang = Gang(endless, 1)
-    rows = gang.boxes[0].rows(numbers(1000, 100_000)(0), "localhost", ())
+    rows = gang.boxes[0].rows(numbers(1000, 100_000)(0), "localhost")
     pid = next(rows).column(0)[0].as_py()
     rows.close()
     gang.boxes[0].close()
