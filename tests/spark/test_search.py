@@ -165,3 +165,19 @@ def test_a_search_goes_on_after_its_driver_was_killed(spark: SparkSession, kind:
     assert states.count("COMPLETE") == 20
     assert not {"RUNNING", "WAITING"} & set(states)
     assert len(states) <= 22  # the two that ran with the driver have failed
+
+
+def test_the_best_trial_keeps_what_it_made(spark: SparkSession, tmp_path: Path) -> None:
+    from sparkgap.tuning.kept import best_of
+
+    def objective(trial: Any) -> float:
+        x = trial.suggest_float("x", -5, 5)
+        trial.keep({"x": x, "number": trial.number})
+        return float(x * x)
+
+    study = gap.search(objective, trials=8, checkpoint=tmp_path / "best", keep=2)
+    assert best_of(study) == {"x": study.best_params["x"], "number": study.best_trial.number}
+    best = sorted(study.trials, key=lambda t: t.value or 0.0)[:2]
+    assert sorted(p.name.rpartition("-")[2] for p in (tmp_path / "best").iterdir()) == sorted(f"{t.number}.pkl" for t in best)
+    failed = gap.search(lambda trial: trial.keep(1), trials=1)
+    assert "trial.keep needs a folder" in failed.trials[0].user_attrs["error"]

@@ -21,10 +21,10 @@ import numpy as np
 import pyarrow as pa
 
 from sparkgap._errors import ConfigurationError, DataError, SparkGapError
-from sparkgap.cooperative.checkpoint_folder import CheckpointFolder
 from sparkgap.cooperative.random_states import rng_state, set_rng_state
 from sparkgap.cooperative.tensor_file import decode, encode
 from sparkgap.data import storage
+from sparkgap.shards.whole_files import WholeFiles
 
 __all__ = ["Checkpoint", "Checkpoints", "rng_state", "set_rng_state"]
 
@@ -76,7 +76,7 @@ class Checkpoints:
     def __init__(self, path: str | Path, keep: int | None = 3, *, options: storage.Options | None = None) -> None:
         if keep is not None and (not isinstance(keep, int) or isinstance(keep, bool) or keep < 1):
             raise ConfigurationError(f"keep is {keep!r}; it must be a number of checkpoints from 1 on, or None for all.")
-        self._folder = CheckpointFolder(*storage.locate(path), tuple((options or {}).items()))
+        self._folder = WholeFiles(*storage.locate(path), tuple((options or {}).items()))
         self._keep = keep
 
     def save(self, step: int, state: Mapping[str, Any], facts: Mapping[str, Any] | None = None) -> None:

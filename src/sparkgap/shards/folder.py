@@ -18,7 +18,7 @@ from sparkgap.shards.format import INDEX, Index, parse
 
 _DATA = re.compile(r"data-[0-9a-f]{32}")
 _TEMPORARY = re.compile(r"index-[0-9a-f]{32}\.tmp")
-_ON_REQUEST = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "s3a://", "s3n://")
+ON_REQUEST = ("s3://", "gs://", "gcs://", "abfs://", "abfss://", "s3a://", "s3n://")
 """Object stores: what is written appears when it is closed, whole; a rename would be a copy."""
 
 
@@ -79,7 +79,7 @@ class Folder:
         system, path = self.open()
         text = index.to_json().encode()
         with self.telling(INDEX, "written"):
-            if self.root.startswith(_ON_REQUEST):
+            if self.root.startswith(ON_REQUEST):
                 _write(system, f"{path}/{INDEX}", text)
                 return
             temporary = f"{path}/index-{uuid.uuid4().hex}.tmp"

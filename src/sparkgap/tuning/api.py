@@ -19,6 +19,7 @@ from sparkgap.scheduled.runner import Item, Options
 from sparkgap.tuning import grid as grids
 from sparkgap.tuning import marks
 from sparkgap.tuning.conductor import Callback, Conductor, Limits, finished
+from sparkgap.tuning.kept import KeptFolder
 from sparkgap.tuning.remote import StudyFacts, TrialTask
 from sparkgap.tuning.studies import directions_of, open_study
 
@@ -50,6 +51,8 @@ def search(
     preload: Sequence[str] = (),
     data: Mapping[str, Any] | None = None,
     catch: bool = True,
+    checkpoint: str | Path | None = None,
+    keep: int = 1,
     callbacks: Sequence[Callback] = (),
     spark: SparkSession | None = None,
 ) -> optuna.Study:
@@ -88,6 +91,8 @@ def search(
         preload: modules that are imported before such processes begin.
         data: values that each node gets once, memory-mapped; see `gap.run`.
         catch: whether to go on after a failed trial; if not, the first one ends the search.
+        checkpoint: folder that all machines share, for ``trial.keep(value)``: see `sparkgap.tuning.kept.best_of`.
+        keep: how many of the best trials keep their value there.
         callbacks: called with the study and each finished trial, on the driver, in a thread of the run; ``study.stop()``
             works. What one raises ends the search.
         spark: the session; the active one by default.
@@ -108,20 +113,30 @@ def search(
         >>> len(study.trials)
         8
     """
-    _check(objective, trials=trials, timeout=timeout, patience=patience, grid=grid, parallel=parallel, callbacks=callbacks)
+    _check(
+        objective,
+        trials=trials,
+        timeout=timeout,
+        patience=patience,
+        grid=grid,
+        parallel=parallel,
+        callbacks=callbacks,
+        keep=keep,
+    )
     check_names(objective, data or {})
     rows = None if grid is None else grids.rows_of(grid)
     study = open_study(
         objective, study, storage=storage, name=study_name, direction=direction, directions=directions, sampler=sampler,
         pruner=pruner, sequential=parallel == 1,
     )  # fmt: skip
+    kept = None if checkpoint is None else KeptFolder.of(checkpoint, study.study_name, keep)
     marks.end_stale(study)
     with marks.alive(uuid.uuid4().hex) as mark:
         conductor = Conductor(
             study, mark, Limits(_left(study, trials, rows, mark), timeout, patience), callbacks=callbacks,
-            grid=None if rows is None else grids.choices_of(rows),
+            grid=None if rows is None else grids.choices_of(rows), kept=kept,
         )  # fmt: skip
-        task = TrialTask(objective, StudyFacts(study.study_name, directions_of(study)))
+        task = TrialTask(objective, StudyFacts(study.study_name, directions_of(study), kept))
         _conduct(
             conductor, task, spark, parallel=parallel, cpus=cpus, gpus=gpus, memory=memory, timeout=trial_timeout, fresh=fresh,
             preload=tuple(preload), data=data, on_error="collect" if catch else "raise",
@@ -173,11 +188,11 @@ def _launch(spark: SparkSession | None, task: TrialTask, conductor: Conductor, *
 
 def _check(
     objective: Any, *, trials: int | None, timeout: float | None, patience: int | None, grid: Any, parallel: int | None,
-    callbacks: Any,
+    callbacks: Any, keep: int,
 ) -> None:  # fmt: skip
     if not callable(objective):
         raise ConfigurationError(f"gap.search takes a function of a trial; this is a {type(objective).__name__}.")
-    for name, number in (("trials", trials), ("patience", patience), ("parallel", parallel)):
+    for name, number in (("trials", trials), ("patience", patience), ("parallel", parallel), ("keep", keep)):
         if number is not None and (not isinstance(number, int) or number < 1):
             raise ConfigurationError(f"{name}={number!r}: a whole number above 0, or None.")
     if timeout is not None and not timeout > 0:

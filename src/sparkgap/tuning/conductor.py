@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sparkgap._errors import DataError
 from sparkgap.scheduled.outcome import Ending
 from sparkgap.tuning.answers import Grid, Question, answer, refused
 from sparkgap.tuning.board import Board
 from sparkgap.tuning.grid import FIXED
+from sparkgap.tuning.kept import KeptFolder
 from sparkgap.tuning.marks import KIND, MARK, fail, is_gone
 from sparkgap.tuning.plateau import Plateau
 from sparkgap.tuning.studies import directions_of
@@ -61,6 +63,7 @@ class Conductor:
         limits: when to begin no more.
         callbacks: called with the study and each finished trial, in the runner's thread.
         grid: values of each parameter, where every trial comes from a grid.
+        kept: where trials keep what they make.
 
     Attributes:
         board: tells those who look on.
@@ -68,7 +71,7 @@ class Conductor:
 
     def __init__(
         self, study: optuna.Study, mark: Mapping[str, Any], limits: Limits, *, callbacks: Sequence[Callback] = (),
-        grid: Grid | None = None,
+        grid: Grid | None = None, kept: KeptFolder | None = None,
     ) -> None:  # fmt: skip
         self._study = study
         self._mark = dict(mark)
@@ -77,6 +80,7 @@ class Conductor:
         self._plateau = Plateau(limits.patience, [d == "maximize" for d in directions_of(study)])
         self._callbacks = tuple(callbacks)
         self._grid = grid
+        self._kept = kept
         self._running: dict[int, _Running] = {}
         self._beginning = threading.Lock()
         self._closed = False
@@ -159,6 +163,7 @@ class Conductor:
             trial = self._study._storage.get_trial(running.trial._trial_id)
             self._plateau.note(trial.values if trial.state.name == "COMPLETE" else None)
             self.board.ended(trial)
+            self._prune_kept()
             for callback in self._callbacks:
                 callback(self._study, trial)
 
@@ -176,6 +181,13 @@ class Conductor:
             _log.warning("Trial %d has failed: %s", trial.number, facts["error"])
             return
         _log.info("Trial %d: %s %s", trial.number, what, content)
+
+    def _prune_kept(self) -> None:
+        try:
+            if self._kept is not None:
+                self._kept.prune(self._study)
+        except DataError as error:  # too much is kept then, which is no reason to end a search
+            _log.warning("%s", error)
 
     # the caller's thread, at the end
 

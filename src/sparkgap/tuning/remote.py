@@ -12,6 +12,7 @@ from typing import Any
 
 from sparkgap._optional import need
 from sparkgap.scheduled import asking
+from sparkgap.tuning.kept import KEPT, KeptFolder
 
 Ask = Callable[[Mapping[str, Any]], Any]
 _RAISED: dict[str, type[Exception]] = {
@@ -31,10 +32,12 @@ class StudyFacts:
     Args:
         study_name: its name.
         directions: ``"minimize"`` or ``"maximize"`` for each objective.
+        kept: where trials may keep what they make; None for nowhere.
     """
 
     study_name: str
     directions: tuple[str, ...]
+    kept: KeptFolder | None = None
 
 
 class RemoteStudy:
@@ -83,6 +86,7 @@ class RemoteTrial:
         self.study = RemoteStudy(facts, ask)
         self._ask = ask
         self._tell = tell
+        self._kept = facts.kept
         self._steps: set[int] = set()
 
     # parameters
@@ -173,6 +177,17 @@ class RemoteTrial:
     def set_constraint(self, key: str, value: float) -> None:
         """Set a constraint, met where it is not above 0; needs Optuna 5 on the driver."""
         self._put("set_constraint", key=key, value=float(value))
+
+    def keep(self, value: Any) -> None:
+        """Keep what the trial has made, a model for example, as long as the trial is among the best; the last call counts.
+
+        Raises:
+            RuntimeError: `gap.search` was called without ``checkpoint=``.
+            DataError: it cannot be pickled, or written.
+        """
+        if self._kept is None:
+            raise RuntimeError("trial.keep needs a folder that all machines share: gap.search(..., checkpoint=folder).")
+        self.set_user_attr(KEPT, self._kept.write(self.number, value))
 
     # what is known of the trial
 

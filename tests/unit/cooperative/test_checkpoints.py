@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
 from sparkgap._errors import ConfigurationError, DataError
-from sparkgap.cooperative import checkpoint_folder
 from sparkgap.cooperative.checkpoints import Checkpoints, rng_state, set_rng_state
 from sparkgap.cooperative.tensor_file import decode, encode
+from sparkgap.shards import whole_files
 
 
 def state(step, size=50):
@@ -195,14 +195,14 @@ def test_truncation_at_every_byte_leaves_the_one_before(tmp_path):
 def test_what_was_pruned_by_another_while_it_was_read_is_looked_for_anew(tmp_path, monkeypatch):
     kept = Checkpoints(tmp_path, keep=1)
     kept.save(1, state(1))
-    read = checkpoint_folder.CheckpointFolder.read
+    read = whole_files.WholeFiles.read
 
     def slow(self, file):
-        monkeypatch.setattr(checkpoint_folder.CheckpointFolder, "read", read)
+        monkeypatch.setattr(whole_files.WholeFiles, "read", read)
         kept.save(2, state(2))
         return read(self, file)
 
-    monkeypatch.setattr(checkpoint_folder.CheckpointFolder, "read", slow)
+    monkeypatch.setattr(whole_files.WholeFiles, "read", slow)
     assert_state(kept.latest(), 2)
 
 
@@ -213,7 +213,7 @@ def test_no_permission_is_not_taken_for_damage(tmp_path, monkeypatch):
     def refused(self, file):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(checkpoint_folder.CheckpointFolder, "read", refused)
+    monkeypatch.setattr(whole_files.WholeFiles, "read", refused)
     with pytest.raises(DataError, match="Permission denied"):
         kept.latest()
 
@@ -298,11 +298,11 @@ def test_temporaries_of_old_on_file_systems_without_locks(monkeypatch):
     import fsspec
 
     memory = fsspec.filesystem("memory")
-    left = f"{path.removeprefix('memory:/')}/{checkpoint_folder._temporary(kept._folder.files()[0])}"
+    left = f"{path.removeprefix('memory:/')}/{whole_files._temporary(kept._folder.files()[0])}"
     memory.pipe(left, b"half")
     kept.save(2, state(2))
     assert memory.exists(left)
-    monkeypatch.setattr(checkpoint_folder, "_STALE_SECONDS", -1)
+    monkeypatch.setattr(whole_files, "_STALE_SECONDS", -1)
     kept.save(3, state(3))
     assert not memory.exists(left)
     assert kept.steps() == [3]

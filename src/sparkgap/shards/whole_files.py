@@ -1,4 +1,4 @@
-"""The folder of checkpoints in a file system: files that appear whole, and what writers that were killed have left."""
+"""A folder in a file system whose files appear whole, and what writers that were killed have left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.fs as pafs
 
-from sparkgap.shards.folder import _ON_REQUEST, Folder
+from sparkgap.shards.folder import ON_REQUEST, Folder
 
 _TEMPORARY = re.compile(r".+\.([0-9a-f]{16})-[0-9a-f]{32}\.tmp")  # with the nanosecond when it was begun
 _STALE_SECONDS = 24 * 3600
@@ -22,7 +22,7 @@ _STALE_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
-class CheckpointFolder(Folder):
+class WholeFiles(Folder):
     """A folder whose files appear at once and whole. Its methods raise what the file system raises."""
 
     def files(self) -> list[str]:
@@ -53,7 +53,7 @@ class CheckpointFolder(Folder):
         system.create_dir(path, recursive=True)
         if self.local:
             _write_local(path, file, parts)
-        elif self.root.startswith(_ON_REQUEST):  # a rename would be a copy, and files appear when they are closed
+        elif self.root.startswith(ON_REQUEST):  # a rename would be a copy, and files appear when they are closed
             _write_stream(system, f"{path}/{file}", parts)
         else:
             temporary = f"{path}/{_temporary(file)}"
