@@ -150,17 +150,19 @@ def test_too_few_slots_are_said_at_once(spark: SparkSession) -> None:
 
 
 def test_a_rank_that_does_not_begin_is_named(spark: SparkSession, tmp_path: Path) -> None:
-    flag = tmp_path / "go"
+    begun, flag = tmp_path / "begun", tmp_path / "go"
 
     def occupy(_: Any) -> None:
+        begun.touch()
         while not flag.exists():
             time.sleep(0.05)
 
     with gap.run(occupy, [1], parallel=1) as busy:
         try:
             deadline = time.monotonic() + 60
-            while not any(p.name().startswith("python") for p in psutil.Process().children(recursive=True)):
+            while not begun.exists():
                 assert time.monotonic() < deadline
+                time.sleep(0.05)
             with pytest.raises(gap.RankError, match=r"Rank [01] of 2 did not begin within 8 s.*join_timeout=") as caught:
                 gap.train(lambda worker: None, workers=2, join_timeout=8)
             assert caught.value.kind == "absent"
