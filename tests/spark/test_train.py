@@ -130,7 +130,7 @@ def test_a_rank_that_hangs_is_named_with_its_stack(spark: SparkSession) -> None:
         gap.train(wait_for_godot, workers=2, deadline=10)
     assert caught.value.kind == "aborted"
     assert "in wait_for_godot" in caught.value.traceback
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 120
 
 
 def test_the_workers_of_spark_may_die(spark: SparkSession) -> None:
@@ -163,7 +163,7 @@ def test_a_rank_that_does_not_begin_is_named(spark: SparkSession, tmp_path: Path
             while not begun.exists():
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            with pytest.raises(gap.RankError, match=r"Rank [01] of 2 did not begin within 8 s.*join_timeout=") as caught:
+            with pytest.raises(gap.RankError, match=r"Ranks? [01, ]+ of 2 did not begin within 8 s.*join_timeout=") as caught:
                 gap.train(lambda worker: None, workers=2, join_timeout=8)
             assert caught.value.kind == "absent"
         finally:
