@@ -10,9 +10,9 @@ export PYTHONWARNINGS ?= ignore::FutureWarning:pyspark
 demo: $(VENV)/.demo
 	@$(RUN) -m sparkgap demo --output demo-output
 
-# Tests on Spark spend much of their time waiting for servers and executors to start, so two kinds share the machine.
-test: test-unit
-	@$(MAKE) --jobs 2 --keep-going --output-sync=target test-classic test-connect test-cluster
+# The last two spend much of their time waiting for servers and executors to start, so they share the machine.
+test: test-unit test-classic
+	@$(MAKE) --jobs 2 --keep-going --output-sync=target test-connect test-cluster
 
 test-unit: $(VENV)/.dev $(VENV)/.tools
 	$(RUN) -m pytest tests/unit --numprocesses 2 --dist loadgroup

@@ -167,7 +167,7 @@ class Worker:
         kept = self._kept()
         gather("save", None, self._plan.deadline)  # a checkpoint says that all ranks have come so far
         if self.is_first:
-            position = {"epoch": self.epoch, "position": self._position, "steps": self._steps}
+            position = {"epoch": self.epoch, "position": self._position, "steps": self._steps, "data": self._digest()}
             kept.save(self._steps, {"state": dict(state), "sparkgap": position}, facts)
         gather("saved", None, self._plan.deadline)
 
@@ -177,7 +177,8 @@ class Worker:
         All ranks call it, before `batches`, and get the same; their number may differ from the one that saved it.
 
         Raises:
-            ConfigurationError: `gap.train` was called without ``checkpoint=``.
+            ConfigurationError: `gap.train` was called without ``checkpoint=``, or the checkpoint lies in the middle of an epoch
+                of other data, or of the same rows in another order.
             DataError: there are checkpoints, and all of them are damaged.
         """
         found = self._kept().latest()
@@ -190,6 +191,12 @@ class Worker:
         if found is None:
             return None
         kept = found.state["sparkgap"]
+        if kept["position"] and kept["data"] != self._digest():
+            raise ConfigurationError(
+                f"The checkpoint of step {found.step} lies in the middle of epoch {kept['epoch']}, and the data is not what it "
+                "was made with: other rows, or another order. Spark may give the rows of a DataFrame in another order each "
+                "time: write them once with gap.write_shards(df, path), and pass these."
+            )
         self.epoch, self._position, self._steps = int(kept["epoch"]), int(kept["position"]), int(kept["steps"])
         return found.state["state"]
 
@@ -197,6 +204,9 @@ class Worker:
     def steps(self) -> int:
         """Batches that `batches` has given, those before a checkpoint included."""
         return self._steps
+
+    def _digest(self) -> str:
+        return "" if self.data is None else self.data.digest
 
     def _kept(self) -> Checkpoints:
         if self._checkpoints is None:
