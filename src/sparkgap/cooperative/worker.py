@@ -177,8 +177,8 @@ class Worker:
         All ranks call it, before `batches`, and get the same; their number may differ from the one that saved it.
 
         Raises:
-            ConfigurationError: `gap.train` was called without ``checkpoint=``, or the checkpoint lies in the middle of an epoch
-                of other data, or of the same rows in another order.
+            ConfigurationError: `gap.train` was called without ``checkpoint=``, or the checkpoint lies in the middle of an
+                epoch of other data, or of the same rows in another order.
             DataError: there are checkpoints, and all of them are damaged.
         """
         found = self._kept().latest()
@@ -193,8 +193,8 @@ class Worker:
         kept = found.state["sparkgap"]
         if kept["position"] and kept["data"] != self._digest():
             raise ConfigurationError(
-                f"The checkpoint of step {found.step} lies in the middle of epoch {kept['epoch']}, and the data is not what it "
-                "was made with: other rows, or another order. Spark may give the rows of a DataFrame in another order each "
+                f"The checkpoint of step {found.step} lies in the middle of epoch {kept['epoch']}, and the data is not what it"
+                " was made with: other rows, or another order. Spark may give the rows of a DataFrame in another order each "
                 "time: write them once with gap.write_shards(df, path), and pass these."
             )
         self.epoch, self._position, self._steps = int(kept["epoch"]), int(kept["position"]), int(kept["steps"])
