@@ -176,6 +176,8 @@ class TaskRun:
 
     def _read(self, index: int) -> Outcome:
         record = self._runner.journal.read(index)
+        if not is_ok(record.payload) and self._runner.stops_at_first:
+            self._until(lambda: self._runner.over, None)  # it ends the run; whoever sees it may go on with the journal at once
         item = self._items[index] if self._items is not None else pickle.loads(record.item) if record.item else None
         return outcome(index, item, decode(record.payload))
 

@@ -234,6 +234,11 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="sparkgap-run", daemon=True)
         self._feeder = threading.Thread(target=self._feed, name="sparkgap-run-items", daemon=True)
 
+    @property
+    def stops_at_first(self) -> bool:
+        """Whether the first item without a value ends the run."""
+        return self._options.stop_at_first
+
     def start(self) -> None:
         """Begin."""
         self._thread.start()
