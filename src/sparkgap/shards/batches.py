@@ -104,13 +104,23 @@ class Batches:
         first = self.start + number * self.batch_size
         total = min(self.batch_size, self.epoch.rows - first)
         size = self.batch_size if self.last == "pad" else total
-        begin, end = size * self.rank // self.world, size * (self.rank + 1) // self.world
+        begin, end = self._part(size)
         rows = self.epoch.positions(first + begin, first + min(end, total))
         fill = end - max(begin, total)
         if fill > 0:
             rows = np.concatenate([rows, self._from_start(max(begin, total) - total, fill)])
         real = np.arange(begin, end) < total
         return Step(number, rows, real, total, first + total)
+
+    def bounds(self, number: int) -> tuple[int, int, int]:
+        """Return where a step's rows begin and end in the epoch, those that fill up left out, and `Step.position`."""
+        first = self.start + number * self.batch_size
+        total = min(self.batch_size, self.epoch.rows - first)
+        begin, end = self._part(self.batch_size if self.last == "pad" else total)
+        return first + min(begin, total), first + min(end, total), first + total
+
+    def _part(self, size: int) -> tuple[int, int]:
+        return size * self.rank // self.world, size * (self.rank + 1) // self.world
 
     def __iter__(self) -> Iterator[Step]:
         for number in range(len(self)):

@@ -85,6 +85,11 @@ class Shards:
         return self._folder.origin
 
     @property
+    def local(self) -> bool:
+        """Whether the shards are files that this machine sees, and not fetched."""
+        return self._folder.local
+
+    @property
     def index(self) -> Index:
         """What the index says: files, sizes, checksums, who wrote it."""
         return self._index
@@ -168,12 +173,10 @@ class Shards:
         start, stop = max(0, start), min(stop, self.rows)
         if start >= stop:
             return self.read(np.empty(0, np.int64), columns)
-        number = int(np.searchsorted(self._maps.starts, start, side="right")) - 1
-        shard, first = self._maps.shard(number), int(self._maps.starts[number])
-        batch = int(np.searchsorted(shard.starts, start - first, side="right")) - 1
-        begin = start - first - int(shard.starts[batch])
-        if begin + stop - start > shard.batches[batch].num_rows:
+        shard, batch, first, end = self._record_batch(start)
+        if stop > end:
             return self.read(np.arange(start, stop), columns)
+        begin = start - first
         found = {}
         for n in self._numbers(columns):
             spec = self.columns[n]
@@ -182,6 +185,16 @@ class Shards:
             else:
                 found[spec.name] = gather.to_numpy(shard.batches[batch].column(n).slice(begin, stop - start), spec)
         return found
+
+    def record_batch(self, row: int) -> tuple[int, int]:
+        """Return the first row of the record batch that a row lies in, and the row after its last."""
+        return self._record_batch(row)[2:]
+
+    def _record_batch(self, row: int) -> tuple[OpenShard, int, int, int]:
+        number = int(np.searchsorted(self._maps.starts, row, side="right")) - 1
+        shard, first = self._maps.shard(number), int(self._maps.starts[number])
+        batch = int(np.searchsorted(shard.starts, row - first, side="right")) - 1
+        return shard, batch, first + int(shard.starts[batch]), first + int(shard.starts[batch + 1])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all rows as Arrow record batches over the mapped files."""
@@ -222,6 +235,7 @@ class Shards:
         last: Last = "short",
         start: int = 0,
         prefetch: int = 2,
+        copy: bool = True,
     ) -> NumpyFeed:
         """Return the batches of one epoch, as dicts of ndarrays, read ahead by a thread.
 
@@ -239,13 +253,15 @@ class Shards:
                 ``"pad"`` batches have one array more, ``_weight`` (float32): 1 for rows that count, 0 for those that fill up.
             start: position in the epoch to go on at, as `NumpyFeed.position` gave it, with any `world`.
             prefetch: how many reads may wait; a read is one batch, or several small ones of 2 MiB together. 0: no thread.
+            copy: False: with ``shuffle=None``, batches that lie in one record batch are views of the mapped file: read-only,
+                and without a copy.
 
         Raises:
             ConfigurationError: an option is wrong.
         """
         from sparkgap.shards.feeds import NumpyFeed, Plan
 
-        plan = Plan(batch_size, tuple(columns or self.names), shuffle, seed, window_rows, block_rows, rank, world, last)
+        plan = Plan(batch_size, tuple(columns or self.names), shuffle, seed, window_rows, block_rows, rank, world, last, copy)
         self._numbers(plan.columns)
         return NumpyFeed(self, plan, epoch, start, prefetch)
 

@@ -12,9 +12,10 @@ import numpy as np
 
 from sparkgap._errors import ConfigurationError
 from sparkgap.shards.ahead import ahead
-from sparkgap.shards.batches import Batches, Last, Step
+from sparkgap.shards.batches import Batches, Last
 from sparkgap.shards.gather import is_fixed
 from sparkgap.shards.order import BLOCK_ROWS, WINDOW_ROWS, Order, Shuffle
+from sparkgap.shards.views import views
 from sparkgap.tensors.spec import Block, TensorSpec
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Plan:
         columns: names.
         shuffle, seed, window_rows, block_rows: see `Order`.
         rank, world, last: see `Batches`.
+        copy: give arrays of the batch's own, and not views of the files.
     """
 
     batch_size: int
@@ -47,6 +49,12 @@ class Plan:
     rank: int = 0
     world: int = 1
     last: Last = "short"
+    copy: bool = True
+
+    @property
+    def in_place(self) -> bool:
+        """Whether batches are stretches of rows as they lie, of which nothing has to be copied."""
+        return not self.copy and self.shuffle is None and self.last != "pad"
 
     def batches(self, rows: int, epoch: int, start: int) -> Batches:
         """Return the steps of this worker in an epoch."""
@@ -77,7 +85,11 @@ class NumpyFeed:
         self.specs = tuple(s for s in (shards.columns[shards.names.index(n)] for n in plan.columns))
         self._numbers = range(every[0], len(self.batches), every[1])
         # Made of a reader, not of this object: a feed that is dropped is gone at once, and its thread with it.
-        self._iterator = _steps(_Reader(shards, plan, self.batches), self._numbers, _together(plan, self.specs), prefetch)
+        if plan.in_place and shards.local:
+            self._iterator = views(shards, plan.columns, self.batches, self._numbers)
+        else:
+            together = _together(plan, self.specs)
+            self._iterator = _steps(_Reader(shards, plan, self.batches), self._numbers, together, prefetch)
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -87,8 +99,7 @@ class NumpyFeed:
         return self
 
     def __next__(self) -> Block:
-        step, block = next(self._iterator)
-        self.position = step.position
+        self.position, block = next(self._iterator)
         return block
 
     def __enter__(self) -> NumpyFeed:
@@ -118,7 +129,7 @@ class _Reader:
     plan: Plan
     batches: Batches
 
-    def read(self, numbers: Sequence[int]) -> list[tuple[Step, Block]]:
+    def read(self, numbers: Sequence[int]) -> list[tuple[int, Block]]:
         """Read several steps together."""
         steps = [self.batches[number] for number in numbers]
         block = self.shards.read(np.concatenate([s.rows for s in steps]), self.plan.columns)
@@ -128,12 +139,12 @@ class _Reader:
             part = {name: array[first:last] for name, array in block.items()}
             if self.plan.last == "pad":
                 part[WEIGHT] = step.real.astype(np.float32)
-            found.append((step, part))
+            found.append((step.position, part))
             first = last
         return found
 
 
-def _steps(reader: _Reader, numbers: range, together: int, prefetch: int) -> Generator[tuple[Step, Block], None, None]:
+def _steps(reader: _Reader, numbers: range, together: int, prefetch: int) -> Generator[tuple[int, Block], None, None]:
     groups = (numbers[i : i + together] for i in range(0, len(numbers), together))
     with closing(ahead(reader.read, groups, prefetch)) as read:
         for group in read:

@@ -22,13 +22,13 @@ class Part:
     Args:
         shard: where they are.
         batch: number of the record batch.
-        rows: their numbers in it.
-        places: which of the wanted rows they are; None for all, in order.
+        rows: their numbers in it; a slice where they follow each other.
+        places: which of the wanted rows they are, a slice likewise; None for all, in order.
     """
 
     __slots__ = ("batch", "places", "rows", "shard")
 
-    def __init__(self, shard: OpenShard, batch: int, rows: np.ndarray, places: np.ndarray | None) -> None:
+    def __init__(self, shard: OpenShard, batch: int, rows: np.ndarray | slice, places: np.ndarray | slice | None) -> None:
         self.shard = shard
         self.batch = batch
         self.rows = rows
@@ -37,7 +37,9 @@ class Part:
 
 def parts_of(maps: Maps, indices: np.ndarray) -> list[Part]:
     """Group rows by the record batches they lie in."""
-    found = []
+    if _follow(indices):
+        return list(_stretches(maps, int(indices[0]), int(indices[-1]) + 1))
+    found: list[Part] = []
     for number, rows, places in _grouped(maps.starts, indices, None):
         shard = maps.shard(number)
         if shard.one:
@@ -45,6 +47,23 @@ def parts_of(maps: Maps, indices: np.ndarray) -> list[Part]:
         else:
             found.extend(Part(shard, batch, r, p) for batch, r, p in _grouped(shard.starts, rows, places))
     return found
+
+
+def _follow(indices: np.ndarray) -> bool:
+    """Whether each row follows the one before; the ends are looked at first, as most orders fail there."""
+    return bool(indices.size and indices[-1] - indices[0] == indices.size - 1 and (np.diff(indices) == 1).all())
+
+
+def _stretches(maps: Maps, start: int, stop: int) -> Iterator[Part]:
+    """Yield the parts of rows that follow each other."""
+    at = start
+    while at < stop:
+        number = int(np.searchsorted(maps.starts, at, side="right")) - 1
+        shard, first = maps.shard(number), int(maps.starts[number])
+        batch = int(np.searchsorted(shard.starts, at - first, side="right")) - 1
+        begin, end = first + int(shard.starts[batch]), min(stop, first + int(shard.starts[batch + 1]))
+        yield Part(shard, batch, slice(at - begin, end - begin), slice(at - start, end - start))
+        at = end
 
 
 def _grouped(
@@ -82,7 +101,9 @@ def column(parts: Sequence[Part], number: int, spec: TensorSpec, count: int, typ
     out = np.empty((count, *(d or 0 for d in spec.shape or ())), spec.dtype)
     for part in parts:
         values = view(part.shard, part.batch, number, spec)
-        if part.places is None:
+        if isinstance(part.rows, slice):
+            out[part.places] = values[part.rows]
+        elif part.places is None:
             # "clip" looks at no bounds and makes no buffer; the rows have been checked
             np.take(values, part.rows, axis=0, out=out, mode="clip")
         else:
@@ -135,15 +156,24 @@ def _row(array: pa.Array, row: int) -> Any:
 
 def arrow(parts: Sequence[Part], number: int, type_: pa.DataType) -> pa.Array:
     """Return one column of the wanted rows as an Arrow array."""
-    chunks = [_typed(part.shard.batches[part.batch].column(number), type_).take(pa.array(part.rows)) for part in parts]
+    chunks = [_chunk(part, number, type_) for part in parts]
     if not chunks:
         return pa.array([], type_)
+    if isinstance(parts[0].places, slice):  # then all are, in order
+        return pa.concat_arrays(chunks)
     if len(chunks) == 1 and parts[0].places is None:
         return chunks[0]
     places = np.concatenate([part.places for part in parts if part.places is not None])
     back = np.empty(len(places), np.int64)
     back[places] = np.arange(len(places))
     return pa.concat_arrays(chunks).take(pa.array(back))
+
+
+def _chunk(part: Part, number: int, type_: pa.DataType) -> pa.Array:
+    array = _typed(part.shard.batches[part.batch].column(number), type_)
+    if isinstance(part.rows, slice):
+        return array.slice(part.rows.start, part.rows.stop - part.rows.start)
+    return array.take(pa.array(part.rows))
 
 
 def _typed(array: pa.Array, type_: pa.DataType) -> pa.Array:

@@ -51,10 +51,13 @@ def check(specs: Sequence[TensorSpec]) -> None:
 
 
 def tensors(block: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Return a batch as tensors over the same memory; columns of objects as lists."""
+    """Return a batch as tensors over the same memory, as far as it may be written; columns of objects as lists."""
     import torch
 
-    return {n: torch.from_numpy(a) if a.dtype != object else _list(a) for n, a in block.items()}
+    def of(array: np.ndarray) -> Any:
+        return torch.from_numpy(array if array.flags.writeable else array.copy())  # a write to a mapped file is a crash
+
+    return {n: of(a) if a.dtype != object else _list(a) for n, a in block.items()}
 
 
 def _list(array: np.ndarray) -> list[Any]:

@@ -80,12 +80,32 @@ def test_a_worker_without_rows_gets_empty_arrays(shards):
     assert {b["s"].dtype for b in found} == {np.dtype(object)}
 
 
+def test_views_are_the_files_own_rows(shards):
+    """Without a copy where a batch lies in one record batch; the same rows either way; nobody can write to the file."""
+    viewed = list(shards.to_numpy(5, shuffle=None, copy=False))
+    copied = list(shards.to_numpy(5, shuffle=None))
+    for one, other in zip(viewed, copied, strict=True):
+        assert {n: a.tolist() for n, a in one.items() if a.dtype != object} == {
+            n: a.tolist() for n, a in other.items() if a.dtype != object
+        }
+        assert one["s"].tolist() == other["s"].tolist()
+    ranks = [list(shards.to_numpy(7, shuffle=None, copy=False, rank=r, world=3, columns=["id"], start=3)) for r in range(3)]
+    ids = [n for parts in zip(*ranks, strict=True) for part in parts for n in part["id"].tolist()]
+    assert ids == list(range(3, ROWS))
+    assert not all(b["x"].flags.writeable for b in viewed)
+    assert all(b["x"].flags.writeable for b in copied)
+    tensors = list(shards.to_torch(5, shuffle=None, copy=False, columns=["id", "x"]))
+    tensors[0]["x"] += 1  # of its own
+    np.testing.assert_equal(next(shards.to_numpy(5, shuffle=None))["x"], copied[0]["x"])
+
+
 def sparkgap_threads() -> list[threading.Thread]:
     gc.collect()  # what failed tests hold is not meant
     return [t for t in threading.enumerate() if t.name.startswith("sparkgap-feed")]
 
 
-def test_closing_early_ends_the_thread(shards):
+def test_closing_early_ends_the_thread(shards, monkeypatch):
+    monkeypatch.setattr("sparkgap.shards.feeds.READ_BYTES", 1)  # a read a batch: the thread is not at its end
     with shards.to_numpy(4) as feed:
         next(feed)
         assert sparkgap_threads()
