@@ -5,26 +5,33 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --c
 RUN := $(VENV)/bin/python
 export PYTHONWARNINGS ?= ignore::FutureWarning:pyspark
 
-.PHONY: demo test test-unit test-classic test-connect test-cluster lint bench bench-peers bench-tasks docs clean
+.PHONY: demo test test-unit test-alone test-classic test-others test-connect test-cluster lint bench bench-peers bench-tasks bench-training clean
 
 demo: $(VENV)/.demo
 	@$(RUN) -m sparkgap demo --output demo-output
 
-# The last two spend much of their time waiting for servers and executors to start, so they share the machine.
-test: test-unit test-classic
-	@$(MAKE) --jobs 2 --keep-going --output-sync=target test-connect test-cluster
+# Tests on Spark spend much of their time waiting for servers and processes to start, so two kinds share the machine.
+# Those that measure have it for themselves.
+test: test-unit test-alone
+	@$(MAKE) --jobs 2 --keep-going --output-sync=target test-classic test-others
 
 test-unit: $(VENV)/.dev $(VENV)/.tools
 	$(RUN) -m pytest tests/unit --numprocesses 2 --dist loadgroup
 
-test-classic: $(VENV)/.dev
-	$(RUN) -m pytest tests/spark --spark classic
+test-alone: $(VENV)/.dev $(VENV)/.tools
+	$(RUN) -m pytest tests/spark --spark classic -m alone --durations 5
 
-test-connect: $(VENV)/.dev
-	$(RUN) -m pytest tests/spark --spark connect
+test-classic: $(VENV)/.dev $(VENV)/.tools
+	$(RUN) -m pytest tests/spark --spark classic -m "not alone" --durations 30
 
-test-cluster: $(VENV)/.dev
-	$(RUN) -m pytest tests/spark --spark cluster
+test-others:
+	@$(MAKE) --jobs 1 --keep-going test-connect test-cluster
+
+test-connect: $(VENV)/.dev $(VENV)/.tools
+	$(RUN) -m pytest tests/spark --spark connect -m "not alone" --durations 30
+
+test-cluster: $(VENV)/.dev $(VENV)/.tools
+	$(RUN) -m pytest tests/spark --spark cluster -m "not alone" --durations 30
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
@@ -39,6 +46,9 @@ bench-peers: $(VENV)/.dev
 
 bench-tasks:
 	benchmarks/peers/run-tasks
+
+bench-training:
+	benchmarks/peers/run-training
 
 clean:
 	rm -rf $(VENV) .venv-* demo-output build dist

@@ -107,13 +107,14 @@ def network(width: int = 512) -> Any:
     )  # fmt: skip
 
 
-def shards(folder: str) -> Any:
-    """Write the table as shards, by Spark."""
+def shards(folder: str, rows: int = ROWS, seed: int = 0) -> Any:
+    """Write the table as shards, by Spark: ten clouds of points that overlap a little."""
     import sparkgap as gap
 
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(ROWS, WIDTH)).astype("f4")
-    y = (x @ rng.normal(size=(WIDTH, CLASSES))).argmax(axis=1)
+    centres = np.random.default_rng(0).normal(size=(CLASSES, WIDTH))
+    rng = np.random.default_rng([seed, 1])
+    y = rng.integers(0, CLASSES, rows)
+    x = (rng.normal(size=(rows, WIDTH)) + 0.1 * centres[y]).astype("f4")
     flat = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), WIDTH).cast(pa.list_(pa.float32()))
     df = gap.session().createDataFrame(pa.table({"x": flat, "y": pa.array(y)}))
     return gap.write_shards(df.repartition(2), folder)

@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     kind = config.getoption("--spark")
-    left_out = {"classic": (), "connect": ("classic", "local"), "cluster": ("local",)}[kind]
+    left_out = {"classic": (), "connect": ("classic", "local"), "cluster": ("local", "one_host")}[kind]
     dropped = [i for i in items if any(i.get_closest_marker(m) for m in left_out)]
     config.hook.pytest_deselected(items=dropped)
     items[:] = [i for i in items if i not in dropped]

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
         UntrustedModelError,
     )
     from sparkgap._session import session
+    from sparkgap.blocks.aggregates import aggregate
+    from sparkgap.blocks.maps import map_blocks, map_rows
+    from sparkgap.blocks.reductions import reduce_blocks, reduce_rows
+    from sparkgap.blocks.shapes import analyze, append_shape, print_schema
     from sparkgap.cooperative.api import train
     from sparkgap.cooperative.black_box import cooperate
     from sparkgap.cooperative.fit_api import fit
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
     from sparkgap.monitor.reporting import report, show
     from sparkgap.monitor.summary import summary
     from sparkgap.monitor.web.server import page
+    from sparkgap.records.read import read_records
+    from sparkgap.records.write import write_records
     from sparkgap.scheduled.api import run
     from sparkgap.scheduled.group_models import load_models
     from sparkgap.scheduled.groups import run_grouped
@@ -96,6 +102,9 @@ _HOME = {
     "Threshold": "cooperative.strategies.compression",
     "TopK": "cooperative.strategies.compression",
     "UntrustedModelError": "_errors",
+    "aggregate": "blocks.aggregates",
+    "analyze": "blocks.shapes",
+    "append_shape": "blocks.shapes",
     "cooperate": "cooperative.black_box",
     "ensemble": "scheduled.members",
     "explain": "embedded.explanation",
@@ -106,10 +115,16 @@ _HOME = {
     "images": "data.image_files",
     "load": "models.model",
     "load_models": "scheduled.group_models",
+    "map_blocks": "blocks.maps",
+    "map_rows": "blocks.maps",
     "nested_cv": "tuning.nested",
     "open_shards": "shards.dataset",
     "page": "monitor.web.server",
     "parallel_backend": "scheduled.joblib_backend",
+    "print_schema": "blocks.shapes",
+    "read_records": "records.read",
+    "reduce_blocks": "blocks.reductions",
+    "reduce_rows": "blocks.reductions",
     "report": "monitor.reporting",
     "run": "scheduled.api",
     "run_grouped": "scheduled.groups",
@@ -121,6 +136,7 @@ _HOME = {
     "train": "cooperative.api",
     "transform": "embedded.api",
     "udf": "embedded.function",
+    "write_records": "records.write",
     "write_shards": "shards.write",
 }
 
@@ -157,6 +173,9 @@ __all__ = [
     "Threshold",
     "TopK",
     "UntrustedModelError",
+    "aggregate",
+    "analyze",
+    "append_shape",
     "cooperate",
     "ensemble",
     "explain",
@@ -167,10 +186,16 @@ __all__ = [
     "images",
     "load",
     "load_models",
+    "map_blocks",
+    "map_rows",
     "nested_cv",
     "open_shards",
     "page",
     "parallel_backend",
+    "print_schema",
+    "read_records",
+    "reduce_blocks",
+    "reduce_rows",
     "report",
     "run",
     "run_grouped",
@@ -182,6 +207,7 @@ __all__ = [
     "train",
     "transform",
     "udf",
+    "write_records",
     "write_shards",
 ]
 

@@ -10,6 +10,8 @@ import zoo
 
 import sparkgap as gap
 
+pytestmark = pytest.mark.one_host
+
 
 @pytest.fixture(scope="module", params=zoo.NAMES)
 def case(request, tmp_path_factory):

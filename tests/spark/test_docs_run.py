@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.one_host
+
+
 ROOT = Path(__file__).parents[2]
 PAGES = [p for p in sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")]) if "```python" in p.read_text()]
 MODULES = (
+    "sparkgap.blocks.aggregates",
+    "sparkgap.blocks.maps",
+    "sparkgap.blocks.reductions",
+    "sparkgap.blocks.shapes",
     "sparkgap.models.model",
     "sparkgap.embedded.api",
     "sparkgap.embedded.function",
@@ -23,6 +30,8 @@ MODULES = (
     "sparkgap.scheduled.groups",
     "sparkgap.scheduled.joblib_backend",
     "sparkgap.scheduled.members",
+    "sparkgap.records.read",
+    "sparkgap.records.write",
     "sparkgap.shards.write",
     "sparkgap.tuning.nested",
     "sparkgap.tuning.api",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -57,3 +58,47 @@ def test_a_cnn_is_trained_by_two_workers(tmp_path: Path) -> None:
     text = printed("train_digits.py", "4", folder=tmp_path)
     assert len(re.findall(r"epoch +\d: loss", text)) == 4
     assert found(r"test accuracy of epoch \d: ([\d.]+) %", text)[0] > 92  # twelve epochs give 97
+
+
+def test_a_cnn_learns_clothes(tmp_path: Path) -> None:
+    if not Path("/usr/share/datasets/fashion-mnist").exists():
+        pytest.skip("the package dataset-fashion-mnist is not installed")
+    text = printed("fashion_cnn.py", "6000", folder=tmp_path)
+    assert len(re.findall(r"epoch \d: loss", text)) == 4
+    assert found(r"test accuracy: ([\d.]+) %", text)[0] > 75  # all 60,000 rows give 90
+
+
+def test_photographs_are_told_apart_by_a_new_last_layer(tmp_path: Path) -> None:
+    text = printed("transfer_learning.py", folder=tmp_path)
+    right, of, chance = found(r"([\d.]+) % of (\d+) pieces, by chance (\d+) %", text)
+    assert (of, chance) == (140, 14)
+    assert right > 60
+
+
+def test_keras_trains_on_jax(tmp_path: Path) -> None:
+    text = printed("keras_on_jax.py", "2", folder=tmp_path)
+    assert found(r"test accuracy of Keras on jax: ([\d.]+) %", text)[0] > 85  # six epochs give 95
+
+
+def test_workers_find_the_components_of_all_rows(tmp_path: Path) -> None:
+    text = printed("black_box.py", folder=tmp_path)
+    share, apart = found(r"8 components have ([\d.]+) % of the variance; to those of one machine: ([\d.e+-]+)", text)
+    assert 40 < share < 50
+    assert apart < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("package", "example", "least"),
+    [
+        ("lightning", "lightning_trainer", 80),
+        ("accelerate", "accelerate_loop", 80),
+        ("accelerate", "transformers_trainer", 40),
+    ],
+)
+def test_other_libraries_loops_stay_as_they_are(package: str, example: str, least: int, tmp_path: Path) -> None:
+    if importlib.util.find_spec(package) is None or importlib.util.find_spec("transformers") is None:
+        pytest.skip(f"{package} or transformers is not installed")
+    text = printed(f"{example}.py", "2", folder=tmp_path)
+    workers, steps, right = found(r"(\d+) workers, (\d+) steps; test accuracy: ([\d.]+) %", text)
+    assert (workers, steps) == (2, 126)  # two epochs of 4,000 rows, 32 for each worker
+    assert right > least

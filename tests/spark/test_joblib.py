@@ -25,6 +25,9 @@ from joblib.parallel import BatchedCalls  # noqa: E402
 from sparkgap.scheduled import joblib_call  # noqa: E402
 from sparkgap.scheduled.joblib_backend import SparkBackend, parallel_backend  # noqa: E402
 
+pytestmark = pytest.mark.one_host
+
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 

@@ -22,6 +22,9 @@ from sparkgap import _spark
 from sparkgap.monitor import driver
 from sparkgap.scheduled.ways import CHANNEL
 
+pytestmark = pytest.mark.one_host
+
+
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 

@@ -23,7 +23,7 @@ from sparkgap.data.spark_scan import Fallback, recognise
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-pytestmark = pytest.mark.classic
+pytestmark = [pytest.mark.classic, pytest.mark.local]  # plans are made on the driver
 
 NAN = float("nan")
 

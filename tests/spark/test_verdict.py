@@ -26,7 +26,7 @@ from sparkgap.monitor.verdict import Verdict, of_run
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-pytestmark = [pytest.mark.classic, pytest.mark.local]
+pytestmark = [pytest.mark.alone, pytest.mark.classic, pytest.mark.local]
 
 
 def scalar(function: Callable[..., Any], out: str = "float32") -> gap.Model:

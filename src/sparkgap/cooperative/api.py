@@ -5,16 +5,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparkgap import _spark
 from sparkgap._errors import ConfigurationError, RankError
-from sparkgap.cooperative.feeding import shards_of
+from sparkgap.cooperative.feeding import Feed, source_of
 from sparkgap.cooperative.gang import Crew, Gang
+from sparkgap.cooperative.process_groups import preload_for
 from sparkgap.cooperative.rank import Place, RankPlan, RankTask, backend_for
+from sparkgap.cooperative.stream_feed import StreamRows
+from sparkgap.cooperative.streaming import Passes, workers_beside
 from sparkgap.cooperative.worker import Worker
+from sparkgap.scheduled.data import check_names
 from sparkgap.scheduled.resources import placement
 
 if TYPE_CHECKING:
@@ -26,6 +32,8 @@ _log = logging.getLogger("sparkgap.train")
 
 DEADLINE = 600.0
 """Seconds that ranks wait for each other, unless told otherwise."""
+_ROWS = "sparkgap_rows"
+"""Name of the placed value that is a folder of shards to train on."""
 _RETRIED = ("signal", "lost", "memory", "aborted", "absent")
 """Ways to fail that another attempt may not meet again; an exception would come again."""
 
@@ -57,7 +65,7 @@ class MakeWorker:
         keep: checkpoints to keep.
     """
 
-    data: Shards | None
+    data: Shards | StreamRows | None
     checkpoint: str | None
     keep: int
 
@@ -68,13 +76,38 @@ class MakeWorker:
             from sparkgap.cooperative.checkpoints import Checkpoints
 
             kept = Checkpoints(self.checkpoint, keep=self.keep)
-        return Worker(place, plan, self.data, kept)
+        data = self.data.bound(place, plan) if isinstance(self.data, StreamRows) else self.data
+        return Worker(place, plan, data, kept)
+
+
+@dataclass(frozen=True)
+class PlacedTask:
+    """The function of a gang, as a function of a rank and of the values that its node has.
+
+    Args:
+        plan: what all ranks know.
+        work: the user's function, of a worker.
+        make: makes the worker.
+    """
+
+    plan: RankPlan
+    work: Callable[..., Any]
+    make: MakeWorker
+
+    def __call__(self, rank: int, **values: Any) -> Any:
+        """Be one rank."""
+        from sparkgap.shards.dataset import open_shards
+
+        folder = values.pop(_ROWS, None)
+        make = self.make if folder is None else replace(self.make, data=open_shards(folder))
+        return RankTask(self.plan, partial(self.work, **values) if values else self.work, make)(rank)
 
 
 def train(
-    fn: Callable[[Worker], Any],
+    fn: Callable[..., Any],
     data: DataFrame | Shards | str | Path | None = None,
     *,
+    feed: Feed = "auto",
     workers: int | None = None,
     checkpoint: str | Path | None = None,
     keep: int = 3,
@@ -99,9 +132,14 @@ def train(
 
     Args:
         fn: called with a `Worker` in each process; anything that cloudpickle takes.
-        data: what ``worker.batches`` gives: a DataFrame, which is written as shards first, or shards (`gap.open_shards`, or
-            their path), or None.
-        workers: how many; by default as many as the cluster runs at the same time.
+        data: what ``worker.batches`` gives: a DataFrame, or shards (`gap.open_shards`, or their path), or None.
+        feed: how the rows of a DataFrame come to the workers. ``"shards"``: they are written as shards first. ``"broadcast"``:
+            they are collected, and put on each node; batches are the same as with shards. ``"stream"``: each epoch is a pass
+            over the DataFrame, which Spark computes anew, and whose rows go straight to the workers: nothing is written, and
+            little memory is needed. ``"auto"``: ``"broadcast"`` where the DataFrame is small, else ``"shards"``, and
+            ``"stream"`` only where there is no folder for shards.
+        workers: how many; by default as many as the cluster runs at the same time, and three quarters of that with
+            ``feed="stream"``, which needs slots to compute the rows in.
         checkpoint: folder that all machines share, for ``worker.save`` and ``worker.restore``.
         keep: checkpoints to keep.
         restarts: how often to begin anew after a worker died, vanished or hung; by default 2 with a checkpoint folder, else
@@ -112,8 +150,9 @@ def train(
         timeout: seconds that all of it may take.
         deadline: seconds that workers wait for each other, in every collective; then the one that hangs is named.
         join_timeout: seconds until all workers must have begun.
-        backend: of ``torch.distributed``; ``"auto"``: gloo, with nccl where there are GPUs, if torch is installed; None for no
-            process group.
+        backend: of ``torch.distributed``; ``"auto"``: gloo, with nccl where there are GPUs, if torch is installed; ``"jax"``:
+            ``jax.distributed``; ``"tensorflow"``: ``TF_CONFIG``, as ``MultiWorkerMirroredStrategy`` reads it; None for no
+            process group. ``worker.average`` needs one of ``torch.distributed``.
         returns: ``"first"``: the value of rank 0 goes to the driver; ``"all"``: those of all ranks.
         preload: modules that are imported before processes begin; by default torch where it has a process group.
         placed: values that each node gets once, memory-mapped; passed to the function by name, see `gap.run`.
@@ -137,36 +176,44 @@ def train(
     if not callable(fn):
         raise ConfigurationError(f"gap.train takes a function of a worker; this is a {type(fn).__name__}.")
     _check(workers=workers, keep=keep, deadline=deadline, join_timeout=join_timeout, returns=returns)
+    check_names(fn, placed or {})
     spark = spark or _spark.active_session()
     place = placement(spark, cpus=cpus, gpus=gpus, parallel=None)
-    world = place.parallel if workers is None else workers
     began = time.monotonic()
-    plan = RankPlan(
-        world, _spark.driver_host(spark) or "127.0.0.1", join_timeout, deadline, backend_for(backend, gpus), returns
-    )
-    crew = Crew(
-        world, place, join_timeout, timeout, memory,
-        tuple(preload) if preload is not None else ("torch",) if plan.backend else (), dict(placed or {}),
-        title=name or getattr(fn, "__qualname__", type(fn).__qualname__).rpartition(".")[2],
-    )  # fmt: skip
-    most = restarts if restarts is not None else 2 if checkpoint is not None else 0
-    with shards_of(data, spark) as shards:
-        make = MakeWorker(shards, None if checkpoint is None else str(checkpoint), keep)
-        values, attempts = _attempts(spark, crew, plan, fn, make, most)
-    return TrainResult(values[0], values, attempts, time.monotonic() - began)
+    with source_of(data, spark, feed) as source:
+        world = workers_beside(spark, place, workers) if source.stream else place.parallel if workers is None else workers
+        plan = RankPlan(
+            world, _spark.driver_host(spark) or "127.0.0.1", join_timeout, deadline, backend_for(backend, gpus), returns
+        )
+        values = {**(placed or {}), **({_ROWS: source.folder} if source.folder else {})}
+        crew = Crew(
+            world, place, join_timeout, timeout, memory,
+            tuple(preload) if preload is not None else preload_for(plan.backend), values,
+            title=name or getattr(fn, "__qualname__", type(fn).__qualname__).rpartition(".")[2], details=source.details,
+        )  # fmt: skip
+        most = restarts if restarts is not None else 2 if checkpoint is not None else 0
+        make = MakeWorker(source.shards or source.stream, None if checkpoint is None else str(checkpoint), keep)
+        passes = partial(Passes, data, source.stream) if source.stream else nullcontext
+        found, attempts = _attempts(spark, crew, PlacedTask(plan, fn, make), passes, most)
+    return TrainResult(found[0], found, attempts, time.monotonic() - began)
 
 
 def _attempts(
-    spark: SparkSession, crew: Crew, plan: RankPlan, fn: Callable[[Worker], Any], make: MakeWorker, most: int
+    spark: SparkSession, crew: Crew, task: PlacedTask, opened: Callable[[], Any], most: int
 ) -> tuple[list[Any], int]:
     """Run a gang until one comes to its end."""
     for attempt in range(most + 1):
-        try:
-            return Gang(crew, RankTask(replace(plan, restarts=attempt), fn, make)).run(spark), attempt + 1
-        except RankError as error:
-            if attempt == most or error.kind not in _RETRIED:
-                raise
-            _log.warning("%s It is begun anew (%d of %d).", error.message, attempt + 1, most)
+        again = replace(task, plan=replace(task.plan, restarts=attempt))
+        with opened() as passes:
+            try:
+                return Gang(crew, again, passes and passes.answer).run(spark), attempt + 1
+            except RankError as error:
+                cause = error if passes is None else passes.failure(error)
+                if cause is not error:
+                    raise cause from cause.__cause__
+                if attempt == most or error.kind not in _RETRIED:
+                    raise
+                _log.warning("%s It is begun anew (%d of %d).", error.message, attempt + 1, most)
     raise AssertionError("unreachable")
 
 

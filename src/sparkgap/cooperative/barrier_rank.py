@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,6 @@ from sparkgap.monitor.task import telling
 from sparkgap.monitor.wire import Address
 from sparkgap.scheduled.bench import Bench, Ended, Program
 
-GRACE_SECONDS = 5.0
-"""Spark tells of the task that failed first. One that only says that a peer has gone lets the peer's own task be the first."""
 PLACE = "place"
 """The column that says to which partition a row goes."""
 
@@ -82,15 +81,16 @@ def run_box(plan: BoxPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Rec
     stats = TaskStats(context.stageId(), rank, context.taskAttemptId())
     towards = next((host for host in hosts if host != hosts[rank]), hosts[rank])
     with telling(plan.channel, plan.run, stats, plan.cpus):
-        meeting = Meeting(rank, world, context.allGather, towards, plan.join)
-        known_failures.recall(plan.run, context.stageId())
-        box = Box(plan, rank, Rounds(meeting.gather, plan.join), stats)
-        try:
-            for batch in box.rows(batches, towards):
-                yield _placed(batch, plan, rank)
-        finally:
-            box.close()
-            meeting.close()
+        known = known_failures.recall(plan.run, context.stageId())
+        if known is not None and len({info.address for info in context.getTaskInfos()}) == 1:
+            raise error_of(known, world)  # one executor, so all ranks know, and none waits in vain
+        with closing(Meeting(rank, world, context.allGather, towards, plan.join)) as meeting:
+            if known is not None:
+                raise error_of(meeting.failed(known), world)
+            with closing(Box(plan, rank, Rounds(meeting.gather, plan.join), stats, meeting)) as box:
+                for batch in box.rows(batches, towards):
+                    yield _placed(batch, plan, rank)
+                meeting.well()
 
 
 def _placed(batch: pa.RecordBatch, plan: BoxPlan, rank: int) -> pa.RecordBatch:
@@ -106,10 +106,12 @@ class Box:
         rank: its number.
         rounds: where it meets the others.
         stats: what the monitor is told of.
+        meeting: where it is found out who failed first; None: each rank tells of itself.
     """
 
-    def __init__(self, plan: BoxPlan, rank: int, rounds: Rounds, stats: TaskStats) -> None:
+    def __init__(self, plan: BoxPlan, rank: int, rounds: Rounds, stats: TaskStats, meeting: Meeting | None = None) -> None:
         self._plan = plan
+        self._meeting = meeting
         self._rank = rank
         self._rounds = rounds
         self._stats = stats
@@ -176,20 +178,23 @@ class Box:
             raise self._trouble
         for ended in self._ended:
             if ended.kind != "ok":
-                self._fail(ended)
+                self._fail(self._failure(ended))
+        if self._meeting is not None and self._meeting.cause is not None:
+            self._fail(self._meeting.cause)
         if broken:
             raise DataError(f"The rows of rank {self._rank} broke off, though its function came to its end: {broken}")
 
-    def _fail(self, ended: Ended) -> None:
-        failure = Failure(self._rank, ended.kind, ended.error, ended.message, ended.traceback, 0)
-        if failure.of_a_peer:
-            threading.Event().wait(GRACE_SECONDS)  # Spark ends this task meanwhile, if it is not the one to tell of
+    def _failure(self, ended: Ended) -> Failure:
+        """Return what is to be told: of this rank, or of the one which made it fail."""
+        message = ended.message
         if ended.error.endswith("Unanswered") and self._rounds.waiting is not None:
             message = late(self._rounds.waiting, self._plan.deadline, "deadline")
-            failure = Failure(self._rank, ended.kind, ended.error, message, ended.traceback, 0)
-        error = error_of(failure, len(self._plan.places))
-        known_failures.note(self._plan.run, self._stats.stage, failure, error)
-        raise error
+        failure = Failure(self._rank, ended.kind, ended.error, message, ended.traceback)
+        return failure if self._meeting is None else self._meeting.failed(failure)
+
+    def _fail(self, failure: Failure) -> None:
+        known_failures.note(self._plan.run, self._stats.stage, failure)
+        raise error_of(failure, len(self._plan.places))
 
     # the thread that feeds
 
@@ -240,10 +245,14 @@ class Box:
         readable = self._hear(bench, self._rounds.left())
         for answer in self._rounds.answers():
             bench.answer(answer)
-        return self._halted not in readable
+        orders = self._meeting.orders() if self._meeting is not None else []
+        if "abort" in orders:
+            bench.abort()
+        return self._halted not in readable and "end" not in orders
 
     def _hear(self, bench: Bench, seconds: float | None) -> list[socket.socket]:
-        news = bench.wait(seconds, (self._rounds.bell, self._halted))
+        bells = [self._rounds.bell, self._halted, *([] if self._meeting is None else [self._meeting.bell])]
+        news = bench.wait(seconds, bells)
         self._ended += news.ended
         for stream, text in news.printed:
             capture.say("PRINT", stream, text, time.time())

@@ -13,6 +13,7 @@ from sparkgap._errors import DataError
 from sparkgap.cooperative.exchange import BrokenOffError, connect, deafen, received, send
 from sparkgap.cooperative.outputs import block_of, fitted
 from sparkgap.cooperative.rank import RankPlan, gather, meet, processes
+from sparkgap.cooperative.telling import telling, within
 from sparkgap.cooperative.worker import Worker
 from sparkgap.tensors.spec import Block
 
@@ -58,13 +59,16 @@ class Boxed:
         with connect(seat.path) as line:
             place = meet(seat.rank, plan)
             with processes(place, plan):
-                if not send(line, self._given(Worker(place, plan, None, None), line), self.schema):
+                worker = Worker(place, plan, None, None)
+                with telling(worker, "compute"):
+                    whole = send(line, self._given(worker, line), self.schema)
+                if not whole:
                     raise BrokenOffError("the Spark task that takes the rows has gone")
                 deafen(line)  # rows that the function did not want
                 gather(LEAVE, None, _LONG)  # rank 0 has the store, and must not go first
 
     def _given(self, worker: Worker, line: socket.socket) -> Iterator[pa.RecordBatch]:
-        rows: Iterator[pa.RecordBatch | Block] = received(line)
+        rows: Iterator[pa.RecordBatch | Block] = _counted(worker, received(line))
         made = self.fn(worker, map(block_of, rows) if self.as_blocks else rows)
         if not isinstance(made, Iterable):
             raise DataError(
@@ -72,4 +76,16 @@ class Boxed:
                 "DataFrames; or return [] where there are none."
             )
         for one in made:
-            yield from fitted(one, self.schema)
+            with within("write"):
+                yield from fitted(one, self.schema)
+
+
+def _counted(worker: Worker, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    while True:
+        with within("data"):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        worker.rows += batch.num_rows
+        yield batch
+        del batch

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from sparkgap import _spark
 from sparkgap._errors import ConfigurationError
 from sparkgap.cooperative.api import train
-from sparkgap.cooperative.feeding import shards_of
+from sparkgap.cooperative.feeding import Feed, source_of
 from sparkgap.cooperative.fit_plan import FitPlan, Fitted, ModelSpec
 from sparkgap.cooperative.fit_work import FitWork
+from sparkgap.cooperative.held_out import HELD, HeldOut
 from sparkgap.cooperative.strategies.all_reduce import AllReduce
 from sparkgap.cooperative.trainables import environment_of, framework_of
 from sparkgap.cooperative.trainables.jax_model import JaxModel
@@ -40,6 +41,7 @@ def fit(
     learning_rate: float | None = None,
     epochs: int = 1,
     batch_size: int = 32,
+    feed: Feed = "auto",
     workers: int | None = None,
     strategy: Strategy | None = None,
     validation: float | DataFrame | Shards | str | Path | None = None,
@@ -73,6 +75,8 @@ def fit(
         learning_rate: of a named optimizer.
         epochs: how often all rows are seen.
         batch_size: rows of a batch over all workers.
+        feed: how the rows of a DataFrame come to the workers: ``"auto"``, ``"shards"``, ``"broadcast"`` or ``"stream"``; see
+            `gap.train`. Those of `validation`, which are looked at after each epoch, are never streamed.
         workers: how many; by default as many as the cluster runs at the same time.
         strategy: how they work together; `AllReduce` by default.
         validation: rows to look at after each epoch: a table, or the share of a DataFrame's rows, which are then not trained
@@ -118,18 +122,31 @@ def fit(
     columns = list(dict.fromkeys([*_names(inputs), label]))
     spec = ModelSpec(_pickled(model), make, {} if make else environment_of(model), chosen)
     with ExitStack() as stack:
-        rows = stack.enter_context(shards_of(data, spark))
-        held = stack.enter_context(shards_of(held_out, spark))
+        ways: Feed = "auto" if feed == "stream" or not hasattr(held_out, "sparkSession") else feed
+        held = stack.enter_context(
+            source_of(_needed(held_out, columns), spark, ways, streams=False, what="gap.fit, validation")
+        )
         plan = FitPlan(
-            spec, strategy or AllReduce(), batch_size, epochs, columns, held, patience, seed, shuffle, last,
+            spec, strategy or AllReduce(), batch_size, epochs, columns, held.shards, patience, seed, shuffle, last,
             checkpoint_every, on_epoch,
         )  # fmt: skip
         work = FitWork(plan, checkpoint is not None)
         options = {"name": f"fit {type(model).__name__}", **options}
-        result = train(work, rows, workers=workers, checkpoint=checkpoint, spark=spark, **options)
+        placed = {**options.pop("placed", {}), **({HELD: held.folder} if held.folder else {})}
+        result = train(
+            HeldOut(work) if held.folder else work, _needed(data, columns), feed=feed, workers=workers, checkpoint=checkpoint,
+            placed=placed, spark=spark, **options,
+        )  # fmt: skip
     found = result.value
     packed = _packed(found["model"])
     return Fitted(packed.ref, packed.signature, found["model"], tuple(found["history"]), found["best"], result.attempts)
+
+
+def _needed(data: Any, columns: Sequence[str]) -> Any:
+    """Return a DataFrame with the columns that are used only; what is missing is told where the columns are known."""
+    if not hasattr(data, "sparkSession") or not set(columns) <= set(data.columns):
+        return data
+    return data.select(*["`" + name.replace("`", "``") + "`" for name in columns])
 
 
 def _pickled(model: Any) -> bytes:

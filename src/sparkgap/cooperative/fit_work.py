@@ -14,8 +14,10 @@ import numpy as np
 
 from sparkgap._errors import DataError
 from sparkgap.cooperative.fit_plan import FitPlan
+from sparkgap.cooperative.random_states import rng_state, set_rng_state
 from sparkgap.cooperative.strategies.base import Run
 from sparkgap.cooperative.strategies.group import Group
+from sparkgap.cooperative.telling import within
 from sparkgap.cooperative.trainables import trainable_of
 from sparkgap.cooperative.trainables.base import Trainable
 from sparkgap.cooperative.worker import Worker
@@ -38,6 +40,7 @@ class FitWork:
 
     def __call__(self, worker: Worker) -> dict[str, Any] | None:
         """Train; rank 0 returns the model and how it went."""
+        worker.epochs = self.plan.epochs
         seed_all(self.plan.seed)
         spec = self.plan.spec
         trainable = trainable_of(spec.open(), **{**spec.options, "device": worker.device})
@@ -124,7 +127,8 @@ class Fitting:
         loss, rows = self._losses()
         progress.loss_sum, progress.loss_rows = 0.0, 0
         figures = {"epoch": float(epoch), "loss": loss / rows if rows else math.nan}
-        figures |= {f"val_{name}": value for name, value in self._validate().items()}
+        with within("validate"):
+            figures |= {f"val_{name}": value for name, value in self._validate().items()}
         figures |= {"seconds": seconds, "rows_per_second": rows / seconds}
         (figures,) = self._worker.gather(figures)[:1]  # the clocks of rank 0, on all ranks
         progress.history.append(figures)
@@ -133,7 +137,8 @@ class Fitting:
             progress.best, progress.best_value = epoch, value
             self._best = self._weights()
         if self._worker.is_first:
-            report(epoch, **{k: v for k, v in figures.items() if k != "epoch"})
+            told = {k: v for k, v in figures.items() if k not in ("epoch", "loss", "rows_per_second")}
+            report(self._worker.steps, epoch_loss=figures["loss"], **told)  # curves of steps have names of their own
         progress.over = self._is_enough(epoch, figures)
 
     def _is_enough(self, epoch: int, figures: Mapping[str, float]) -> bool:
@@ -187,7 +192,7 @@ class Fitting:
         state = {
             "parameters": parameters, "buffers": buffers, "trainable": self._trainable.state(), "run": self._run.state(),
             "best": None if self._best is None else [list(part) for part in self._best],
-            "progress": vars(self._progress) | {"loss_sum": loss, "loss_rows": rows},
+            "progress": vars(self._progress) | {"loss_sum": loss, "loss_rows": rows}, "random": rng_state(),
         }  # fmt: skip
         self._worker.save(state, epoch=self._worker.epoch)
 
@@ -200,6 +205,8 @@ class Fitting:
         self._trainable.load_buffers(state["buffers"])
         self._trainable.load_state(state["trainable"])
         self._run.load_state(state["run"])
+        if "random" in state:  # not in checkpoints of earlier versions
+            set_rng_state(state["random"])
         self._progress = Progress(**state["progress"])
         if not self._worker.is_first:  # what all have seen so far is counted by one of them
             self._progress.loss_sum, self._progress.loss_rows = 0.0, 0

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sparkgap._errors import RankError, SessionError
-from sparkgap.cooperative.causes import Failure, cause_of
+from sparkgap.cooperative.causes import Failure, Inquiry
 from sparkgap.cooperative.coordinator import JOIN, Coordinator, OutOfStep
 from sparkgap.scheduled._sources import with_sources
 from sparkgap.scheduled.api import limits_of, start
@@ -78,9 +78,7 @@ class Gang:
         self._function = function
         self._answer = answer
         self._coordinator = Coordinator(crew.world)
-        self._failures: dict[int, Failure] = {}
-        self._aborted: set[int] = set()
-        self._good: set[int] = set()
+        self._inquiry = Inquiry(crew.world)
         self._run: TaskRun | None = None
         self._started = threading.Event()
         self._error: RankError | None = None
@@ -145,44 +143,35 @@ class Gang:
         rank = item.index
         self._coordinator.over(rank)
         if ending.kind == "ok":
-            self._good.add(rank)
+            self._inquiry.well(rank)
             if stuck := self._coordinator.stuck():
                 self._end(RankError(f"The workers do not fit together: {stuck}", rank))
             return
-        kind = "aborted" if rank in self._aborted else ending.kind
         texts = ending.texts
-        failure = Failure(
-            rank,
-            kind,
-            texts.get("error", ""),
-            texts.get("message", ""),
-            with_sources(texts.get("traceback", "")),
-            len(self._failures),
-        )
-        self._failures[rank] = failure
-        if len(self._failures) + len(self._good) == self._crew.world or not failure.of_a_peer:
+        traceback = with_sources(texts.get("traceback", ""))
+        step = self._inquiry.failed(Failure(rank, ending.kind, texts.get("error", ""), texts.get("message", ""), traceback))
+        if step == "decide":
             self._decide()
-        elif len(self._failures) == 1:
+        elif step == "grace":
             self._after(GRACE_SECONDS, self._look_for_hung)
 
     def _look_for_hung(self) -> None:
         """Have the ranks that neither failed nor ended say where they are, if others wait for them."""
-        hung = set(range(self._crew.world)) - self._failures.keys() - self._good
-        if not hung or not any(f.late for f in self._failures.values()):
-            self._decide()
-            return
-        self._aborted |= hung
+        hung = self._inquiry.hung()
         for rank in hung:
             self._the_run().abort(rank)
-        self._after(ABORT_SECONDS, self._decide)
+        if hung:
+            self._after(ABORT_SECONDS, self._decide)
+        else:
+            self._decide()
 
     def _decide(self) -> None:
-        self._end(error_of(cause_of(self._failures), self._crew.world))
+        self._end(error_of(self._inquiry.cause, self._crew.world))
 
     def _absent(self) -> None:
         """End it where ranks have not begun."""
         missing = self._coordinator.missing(JOIN)
-        if not missing or self._failures:
+        if not missing or self._inquiry.failures:
             return
         names = f"rank{'s' * (len(missing) != 1)} {', '.join(map(str, missing))}"
         message = (

@@ -13,11 +13,13 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from sparkgap._errors import SessionError
 from sparkgap._optional import need
+from sparkgap.cooperative import process_groups, telling
 from sparkgap.cooperative.coordinator import JOIN
 from sparkgap.scheduled import asking
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 MARGIN_SECONDS = 30.0
 """A rank waits so much longer for the driver than the driver for the last rank: it is the driver that says who is missing."""
+REACH_SECONDS = 30.0
+"""A machine that does not take a connection within this is taken for unreachable."""
 _ANYWHERE = 9  # a port that nothing is sent to
 _SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
@@ -41,7 +45,7 @@ class RankPlan:
         driver: an address of the driver, towards which the right interface of this machine is looked for.
         join: seconds until all ranks must have begun.
         deadline: seconds that a rank waits for its peers, anywhere.
-        backend: of ``torch.distributed``; None: no process group is made.
+        backend: of ``torch.distributed``, or ``"jax"`` or ``"tensorflow"``; None: no process group is made.
         returns: whose value goes to the driver.
         restarts: how often the gang was begun anew.
     """
@@ -98,7 +102,9 @@ class RankTask:
         """Meet the others, work, and leave together."""
         place = meet(rank, self.plan)
         with processes(place, self.plan):
-            value = self.work(self.make(place, self.plan))
+            worker = self.make(place, self.plan)
+            with telling.telling(worker, "compute" if worker.data is None else "start"):
+                value = self.work(worker)
             gather("leave", None, self.plan.deadline)  # rank 0 has the store, and must not go first
         return value if rank == 0 or self.plan.returns == "all" else None
 
@@ -116,7 +122,11 @@ def gather(name: str, value: Any, deadline: float) -> list[Any]:
     Raises:
         Unanswered: some rank did not come in time.
     """
-    said: list[Any] = asking.ask({"do": "gather", "name": name, "value": value}, timeout=deadline)
+    try:
+        with telling.within("communicate"):
+            said: list[Any] = asking.ask({"do": "gather", "name": name, "value": value}, timeout=deadline)
+    except asking.Unanswered as error:
+        raise asking.Unanswered(f"The round {name!r} did not come about (deadline {deadline:g} s): {error}") from error
     return said
 
 
@@ -168,8 +178,10 @@ def interface_of(address: str) -> str | None:
 def processes(place: Place, plan: RankPlan) -> Iterator[None]:
     """Set the environment up, and the process group if one is wanted; torn down at the end of the block."""
     os.environ.update(environment(place, plan))
-    if plan.backend is None:
-        yield
+    other = process_groups.group_of(place, plan, lambda name, value: gather(name, value, plan.deadline))
+    if other is not None or plan.backend is None:
+        with other or nullcontext():
+            yield
         return
     torch = need("torch", extra="torch", why="A process group")
     from datetime import timedelta
@@ -193,7 +205,24 @@ def _store(dist: Any, place: Place, patience: Any, plan: RankPlan) -> Any:
         gather("store", store.port, plan.deadline)
         return store
     port = gather("store", None, plan.deadline)[0]
+    _try_way(place, port, min(plan.join, plan.deadline, REACH_SECONDS))
     return dist.TCPStore(place.master, port, is_master=False, **make)
+
+
+def _try_way(place: Place, port: int, seconds: float) -> None:
+    """Connect to the store, which listens already: PyTorch would try until the deadline, and blame rank 0 for hanging.
+
+    Raises:
+        SessionError: there is no way.
+    """
+    try:
+        socket.create_connection((place.master, port), seconds).close()
+    except OSError as error:
+        raise SessionError(
+            f"Rank {place.rank} on {socket.gethostname()} ({place.address}) cannot reach rank 0 at {place.master}:{port}: "
+            f"{type(error).__name__}: {error}. The machines of the cluster must reach each other by TCP, on any port: look at "
+            "firewalls and host names, and at spark.driver.host, towards which each machine's address is chosen."
+        ) from error
 
 
 def environment(place: Place, plan: RankPlan) -> dict[str, str]:

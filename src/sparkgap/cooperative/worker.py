@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sparkgap._errors import ConfigurationError
 from sparkgap.cooperative.rank import Place, RankPlan, gather
+from sparkgap.cooperative.telling import Pace, rows_of, within
 from sparkgap.monitor.reporting import report
 
 if TYPE_CHECKING:
     from sparkgap.cooperative.checkpoints import Checkpoints
+    from sparkgap.cooperative.stream_feed import BoundRows
     from sparkgap.shards.batches import Last
     from sparkgap.shards.dataset import Shards
     from sparkgap.shards.order import Shuffle
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sparkgap.train")
 
-TELL_SECONDS = 1.0
-"""Seconds between two reports of how fast a rank is, and how long it waits for data."""
+STREAM = "stream"
+"""Digest of rows that are streamed."""
 
 
 class Worker:
@@ -40,18 +39,20 @@ class Worker:
         world: how many there are.
         local_rank: its number among those of its machine.
         node: number of its machine.
-        data: the shards.
+        data: the shards; or what stands for them where rows are streamed.
         epoch: number of the epoch that `batches` is in.
+        epochs: how many there will be; 0 where that is not known.
+        rows: of its parts of batches so far.
     """
 
-    def __init__(self, place: Place, plan: RankPlan, data: Shards | None, checkpoints: Checkpoints | None) -> None:
+    def __init__(self, place: Place, plan: RankPlan, data: Shards | BoundRows | None, checkpoints: Checkpoints | None) -> None:
         self.rank, self.world, self.local_rank, self.node = place.rank, place.world, place.local_rank, place.node
         self.data = data
-        self.epoch = 0
+        self.epoch = self.epochs = self.rows = 0
         self._position = self._steps = 0
         self._plan = plan
         self._checkpoints = checkpoints
-        self._pace = _Pace()
+        self._pace = Pace()
 
     def __repr__(self) -> str:
         return f"Worker(rank={self.rank}, world={self.world}, device={self.device!r})"
@@ -100,6 +101,7 @@ class Worker:
         options: dict[str, Any] = {
             "columns": columns, "shuffle": shuffle, "seed": seed, "last": last, "prefetch": prefetch,
         }  # fmt: skip
+        self.epochs = epochs
         while self.epoch < epochs:
             for block, _ in self.steps_of_epoch(batch_size, **options):
                 yield block
@@ -116,12 +118,14 @@ class Worker:
         with self.data.to_numpy(
             batch_size, epoch=self.epoch, rank=self.rank, world=self.world, start=self._position, **options
         ) as feed:
-            if self.is_first and (feed.dropped or feed.padded):
-                _log.info("Epoch %d: %d rows dropped, %d padded.", self.epoch, feed.dropped, feed.padded)
+            self._position = feed.position  # rows that are streamed begin anew, wherever it was
             for block in self._pace.over(feed):
+                self.rows += rows_of(block)
                 total, self._position = feed.position - self._position, feed.position
                 self._steps += 1
                 yield block, total
+            if self.is_first and (feed.dropped or feed.padded):
+                _log.info("Epoch %d: %d rows dropped, %d padded.", self.epoch, feed.dropped, feed.padded)
         self.epoch += 1
         self._position = 0
 
@@ -151,7 +155,8 @@ class Worker:
             return what
         from sparkgap.cooperative.averaging import mean_of
 
-        return mean_of(what, self.world)
+        with within("communicate"):
+            return mean_of(what, self.world)
 
     def save(self, state: Mapping[str, Any], **facts: Any) -> None:
         """Keep a checkpoint: the state of rank 0, and the position in the data. All ranks call it, and wait.
@@ -165,16 +170,18 @@ class Worker:
             DataError: it cannot be written.
         """
         kept = self._kept()
-        gather("save", None, self._plan.deadline)  # a checkpoint says that all ranks have come so far
-        if self.is_first:
-            position = {"epoch": self.epoch, "position": self._position, "steps": self._steps, "data": self._digest()}
-            kept.save(self._steps, {"state": dict(state), "sparkgap": position}, facts)
-        gather("saved", None, self._plan.deadline)
+        with within("checkpoint"):
+            gather("save", None, self._plan.deadline)  # a checkpoint says that all ranks have come so far
+            if self.is_first:
+                position = {"epoch": self.epoch, "position": self._position, "steps": self._steps, "data": self._digest()}
+                kept.save(self._steps, {"state": dict(state), "sparkgap": position}, facts)
+            gather("saved", None, self._plan.deadline)
 
     def restore(self) -> Any:
         """Return the state of the last whole checkpoint, and go on in the data from there; None where there is none.
 
-        All ranks call it, before `batches`, and get the same; their number may differ from the one that saved it.
+        All ranks call it, before `batches`, and get the same; their number may differ from the one that saved it. With
+        ``feed="stream"`` the epoch begins again, as rows that are streamed have no position.
 
         Raises:
             ConfigurationError: `gap.train` was called without ``checkpoint=``, or the checkpoint lies in the middle of an
@@ -191,6 +198,12 @@ class Worker:
         if found is None:
             return None
         kept = found.state["sparkgap"]
+        if kept["position"] and self._digest() == STREAM:
+            _log.warning(
+                "The checkpoint of step %d lies in the middle of epoch %d. Rows that are streamed have no position: the epoch "
+                "begins again with its first row, and %d rows are seen again.", found.step, kept["epoch"], kept["position"],
+            )  # fmt: skip
+            kept = {**kept, "position": 0}
         if kept["position"] and kept["data"] != self._digest():
             raise ConfigurationError(
                 f"The checkpoint of step {found.step} lies in the middle of epoch {kept['epoch']}, and the data is not what it"
@@ -212,32 +225,3 @@ class Worker:
         if self._checkpoints is None:
             raise ConfigurationError("worker.save and worker.restore need gap.train(..., checkpoint=folder).")
         return self._checkpoints
-
-
-class _Pace:
-    """Tells how fast a rank is, and which share of the time it waits for data."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-        self._waited = 0.0
-        self._rows = 0
-
-    def over(self, feed: Iterator[Block]) -> Iterator[Block]:
-        """Give the blocks of a feed."""
-        while True:
-            began = time.perf_counter()
-            block = next(feed, None)
-            now = time.perf_counter()
-            self._waited += now - began
-            if block is None:
-                return
-            self._rows += _rows_of(block)
-            if now - self._since >= TELL_SECONDS:
-                passed = now - self._since
-                report(rows_per_second=self._rows / passed, data_wait=self._waited / passed)
-                self._since, self._waited, self._rows = now, 0.0, 0
-            yield block
-
-
-def _rows_of(block: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(block.values()))) if block else 0

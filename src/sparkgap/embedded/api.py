@@ -17,6 +17,7 @@ from sparkgap.data.source import Source
 from sparkgap.embedded import planning
 from sparkgap.embedded.boundary import Decision, decide
 from sparkgap.embedded.explanation import Explanation, remember
+from sparkgap.embedded.metadata import with_shape
 from sparkgap.embedded.options import Batching, OnError, Sampling, check_boundary
 from sparkgap.embedded.plan import Input, Output, TransformPlan
 from sparkgap.embedded.worker import run_files, run_rows
@@ -242,7 +243,7 @@ def _new_fields(plan: TransformPlan) -> list[Any]:
     """Return the Spark fields of the columns that the plan adds."""
     from pyspark.sql.types import StringType, StructField
 
-    fields = [StructField(o.column, output_type(o)) for o in plan.outputs]
+    fields = [StructField(o.column, output_type(o), metadata=with_shape(None, o.spec.shape)) for o in plan.outputs]
     error = plan.on_error.column
     return fields if error is None else [*fields, StructField(error, StringType())]
 

@@ -30,13 +30,15 @@ from sparkgap.monitor.stats import TaskStats
 from sparkgap.monitor.task import TakenAway, phase, telling
 
 T = TypeVar("T")
+Work = Callable[[TransformPlan, TaskStats, Iterator[Decoded], Attempted | None], Iterator[pa.RecordBatch]]
+"""What is done with the decoded batches of a task, in order."""
 _TRACEBACK_LINES = 30
 
 
-def run_rows(plan: TransformPlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Run a plan on the rows that Spark sends. The body of `mapInArrow`."""
+def run_rows(plan: TransformPlan, batches: Iterator[pa.RecordBatch], *, work: Work | None = None) -> Iterator[pa.RecordBatch]:
+    """Run a plan on the rows that Spark sends, as a model (`score_rows`) or as other work. The body of `mapInArrow`."""
     stats = _start()
-    return _run(plan, stats, lambda: _from_spark(batches, plan, stats.partition))
+    return _run(plan, stats, lambda: _from_spark(batches, plan, stats.partition), work)
 
 
 def run_files(
@@ -124,12 +126,14 @@ def _read_rows(plan: TransformPlan, split: Split) -> int:
     return rows if size is None else size * max(1, rows // size)
 
 
-def _run(plan: TransformPlan, stats: TaskStats, chunks: Callable[[], Iterator[Chunk]]) -> Iterator[pa.RecordBatch]:
+def _run(
+    plan: TransformPlan, stats: TaskStats, chunks: Callable[[], Iterator[Chunk]], work: Work | None = None
+) -> Iterator[pa.RecordBatch]:
     with (
         telling(plan.channel, plan.run, stats, _cpus()) as begun,
         Prefetch(lambda: _decoded(plan, stats, chunks()), plan.batching.prefetch) as feed,
     ):
-        yield from _writing(stats, join_small(_results(plan, stats, feed, begun)))
+        yield from _writing(stats, join_small((work or score_rows)(plan, stats, _timed(stats, "starved", feed), begun)))
 
 
 def _cpus() -> int:
@@ -191,16 +195,21 @@ def _row_bytes(shape: Sequence[int | None], dtype: str) -> int:
     return size
 
 
-def _results(
-    plan: TransformPlan, stats: TaskStats, feed: Iterator[Decoded], begun: Attempted | None
+def score_rows(
+    plan: TransformPlan,
+    stats: TaskStats,
+    feed: Iterator[Decoded],
+    begun: Attempted | None,
+    scorer_type: type[Scorer] = Scorer,
 ) -> Iterator[pa.RecordBatch]:
+    """Score every row: the kept columns and the outputs, in row order."""
     scorer: Scorer | None = None
-    for decoded in _timed(stats, "starved", feed):
+    for decoded in feed:
         focus(begun)
-        _check_bad(plan, decoded.batch, decoded.bad)
+        check_bad(plan, decoded.batch, decoded.bad)
         if scorer is None:
             with phase(begun, "loading the model"):
-                scorer = _scorer(plan, stats)
+                scorer = _scorer(plan, stats, scorer_type)
         scored: list[Scored] = []
         bad = dict(decoded.bad)
         for piece in decoded.pieces:
@@ -208,17 +217,20 @@ def _results(
                 done, failed = scorer.score(piece)
             if plan.sample.rows and not stats.batches and not scored:
                 sampling.show(plan, scorer.predictor, decoded.batch, piece)
-            _check_bad(plan, decoded.batch, failed)
+            check_bad(plan, decoded.batch, failed)
             scored += done
             bad |= failed
-        _count(plan, stats, decoded.batch, scored, bad)
+        stats.batches += len(scored)
+        stats.batch_rows = max([stats.batch_rows, *(s.count for s in scored)])
+        count_bad(plan, stats, decoded.batch, bad)
         with stats.timed("encode"):
             result = assemble(plan, decoded.batch.data, scored, bad)
         del decoded, scored
         yield result
 
 
-def _scorer(plan: TransformPlan, stats: TaskStats) -> Scorer:
+def open_predictor(plan: TransformPlan, stats: TaskStats) -> Predictor:
+    """Return the model of a plan, loaded in this process."""
     with stats.timed("load"):
         models = cache.process_cache()
         before = models.loads
@@ -226,8 +238,12 @@ def _scorer(plan: TransformPlan, stats: TaskStats) -> Scorer:
         stats.model_loads += models.loads - before
         if models.loads > before:
             _set_apart()
-    return Scorer(
-        predictor,
+    return predictor
+
+
+def _scorer(plan: TransformPlan, stats: TaskStats, scorer_type: type[Scorer]) -> Scorer:
+    return scorer_type(
+        open_predictor(plan, stats),
         tuple(o.spec for o in plan.outputs),
         fixed=plan.signature.batch,
         stop_at_first=plan.on_error.policy == "raise",
@@ -257,7 +273,7 @@ def _open(plan: TransformPlan, partition: int) -> Predictor:
     return cache.open_model(plan.model, Runtime(device, _cpus()))
 
 
-def _check_bad(plan: TransformPlan, batch: Batch, bad: dict[int, BadRow]) -> None:
+def check_bad(plan: TransformPlan, batch: Batch, bad: dict[int, BadRow]) -> None:
     """Fail at the first bad row where the policy is to raise."""
     if not bad or plan.on_error.policy != "raise":
         return
@@ -277,9 +293,8 @@ def _traceback(cause: BaseException | None) -> str:
     return "\n\nThe model's own traceback:\n" + "\n".join(lines[-_TRACEBACK_LINES:])
 
 
-def _count(plan: TransformPlan, stats: TaskStats, batch: Batch, scored: list[Scored], bad: dict[int, BadRow]) -> None:
-    stats.batches += len(scored)
-    stats.batch_rows = max([stats.batch_rows, *(s.count for s in scored)])
+def count_bad(plan: TransformPlan, stats: TaskStats, batch: Batch, bad: dict[int, BadRow]) -> None:
+    """Count the bad rows of a batch, with their reasons."""
     for row in sorted(bad):
         stats.bad_row(bad[row].kind, f"{_name(plan, batch, row)}: {bad[row].reason}")
     if plan.on_error.policy == "skip":

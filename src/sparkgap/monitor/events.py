@@ -244,10 +244,38 @@ class Trial(Event):
     note: str = ""
 
 
-TYPES: dict[str, type[Event]] = {
-    c.type: c
-    for c in (RunStarted, StageTasks, TaskStarted, Phase, Progress, Metrics, Log, Artifact, Failure, TaskEnded, Trial)
-}
+@dataclass(frozen=True, kw_only=True)
+class RankProgress(Event):
+    """Where a rank of a gang is. Counters are cumulative.
+
+    Attributes:
+        rank: its number, from 0.
+        world: how many there are.
+        phase: what it does now, see `sparkgap.monitor.ranks.PHASES`; ``"done"`` or ``"failed"`` at its end.
+        phases: seconds by phase, since its work began.
+        rows: of its parts of batches, so far.
+        step: batches so far, those before a checkpoint included.
+        epoch: number of the epoch at hand.
+        epochs: how many there will be; 0 where nobody has said.
+        host: name of the machine.
+        pid: process id there.
+    """
+
+    type: ClassVar[str] = "rank"
+    rank: int
+    world: int
+    phase: str = ""
+    phases: Mapping[str, float] = field(default_factory=dict)
+    rows: int = 0
+    step: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    host: str = ""
+    pid: int = 0
+
+
+_ALL = (RunStarted, StageTasks, TaskStarted, Phase, Progress, Metrics, Log, Artifact, Failure, TaskEnded, Trial, RankProgress)
+TYPES: dict[str, type[Event]] = {c.type: c for c in _ALL}
 
 
 def encode(event: Event) -> dict[str, Any]:
@@ -310,5 +338,8 @@ _FREEZE: dict[str, Callable[[Any], Any]] = {
     "report": lambda raw: None if raw is None else _report(*raw),
     "started": float,
     "seconds": float,
+    "phase": str,
+    "phases": lambda raw: {str(name): float(spent) for name, spent in dict(raw).items()},
+    **dict.fromkeys(("rank", "world", "rows", "epoch", "epochs"), int),
     "note": str,
 }

@@ -30,6 +30,11 @@ def keep(event: Event) -> bool:
     return True
 
 
+def listening() -> bool:
+    """Whether this is the process of a model, so that events are kept."""
+    return _kept is not None
+
+
 def drain() -> list[dict[str, Any]]:
     """Take what waits, encoded; called by the child."""
     if not _kept:

@@ -42,7 +42,7 @@ FLOODED_METRICS = 60
 """And so many of them are sent at once where more is said than can be sent: the newest; a curve needs no more."""
 NEWEST = 16
 """So many of the last calls are kept whatever there is: how it ended matters most."""
-MAX_OTHERS = {"log": 500, "artifact": 20, "failure": 1000}
+MAX_OTHERS = {"log": 500, "artifact": 20, "failure": 1000, "rank": 20}
 """Other events that may wait, by type."""
 FLUSH_SECONDS = 5.0
 """The end of a task waits so long for a driver that is there."""

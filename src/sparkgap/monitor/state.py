@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sparkgap.monitor import events
 from sparkgap.monitor.events import Artifact, Event, Failure, Log, Task
+from sparkgap.monitor.ranks import Ranks
 from sparkgap.monitor.stats import TaskStats, add_up
 from sparkgap.monitor.trials import Trials
 
@@ -117,6 +118,7 @@ class RunState:
         failures: first failures; `failure_count` counts all.
         artifacts: latest shown things.
         trials: of a search.
+        ranks: of a gang.
         forgotten: what was left out as it was too much to keep, by kind.
         version: grows with each event.
     """
@@ -138,6 +140,7 @@ class RunState:
         self.artifacts: deque[Artifact] = deque(maxlen=MAX_ARTIFACTS)
         self.artifact_count = 0
         self.trials = Trials()
+        self.ranks = Ranks()
         self.forgotten: Counter[str] = Counter()
         self.version = 0
         self._counted: dict[int | None, tuple[int, list[Attempt]]] = {}
@@ -162,8 +165,8 @@ class RunState:
                 self.logs.append(event)
             case Artifact():
                 self._artifact(event)
-            case events.Trial():
-                self.trials.note(event)
+            case events.Trial() | events.RankProgress():
+                self._member(event)
             case Failure():
                 self._failure(event)
         if attempt is not None:
@@ -270,6 +273,12 @@ class RunState:
                 time, step, value = point[0], point[1], point[column]
                 series.points.append((time or 0.0, step, float("nan") if value is None else value))
             series.count += len(event.points)
+
+    def _member(self, event: events.Trial | events.RankProgress) -> None:
+        if isinstance(event, events.Trial):
+            self.trials.note(event)
+        else:
+            self.ranks.note(event)
 
     def _failure(self, event: Failure) -> None:
         self.failure_count += 1

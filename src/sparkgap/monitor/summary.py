@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkgap._errors import ConfigurationError
+from sparkgap.monitor.finding import Verdict
 from sparkgap.monitor.stats import TaskStats, add_up
-from sparkgap.monitor.verdict import ITEM_KINDS, Verdict, of_run, unit_of, words_of
+from sparkgap.monitor.verdict import ITEM_KINDS, of_run, unit_of, words_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

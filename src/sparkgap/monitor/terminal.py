@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparkgap.monitor.finding import Verdict
 from sparkgap.monitor.state import RunState, span
 from sparkgap.monitor.store import Store
-from sparkgap.monitor.verdict import Verdict, of_run, unit_of
+from sparkgap.monitor.verdict import amount_of, of_run
+from sparkgap.monitor.words import of_gang
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +46,9 @@ class Line:
         retries: attempts that failed or were lost.
         verdict: what limits it.
         unit: what is counted: ``"rows"``, ``"items"``, ``"trials"`` ….
+        gang: of a training: epoch, loss, and what each rank does.
+        speed: of a training: rows a second of all ranks.
+        epochs: of a training: how many are over, and how many there will be.
     """
 
     run: str
@@ -57,6 +62,9 @@ class Line:
     retries: int
     verdict: Verdict
     unit: str = "rows"
+    gang: str = ""
+    speed: float = 0.0
+    epochs: tuple[int, int] = (0, 0)
 
     @classmethod
     def of(cls, state: RunState) -> Line | None:
@@ -66,10 +74,11 @@ class Line:
             return None
         counted = state.counted()
         begin, end = span(counted)
+        amount, unit = amount_of(state)
         return cls(
             state.run, stage, state.name, state.status(), sum(a.status == "ok" for a in counted), state.task_count(),
-            sum(a.stats.rows_out for a in counted), max(0.0, end - begin), state.retries(), of_run(state),
-            unit_of(state.kind),
+            amount, max(0.0, end - begin), state.retries(), of_run(state), unit, of_gang(state),
+            state.ranks.rate if state.kind == "train" else 0.0, state.ranks.epochs,
         )  # fmt: skip
 
     @property
@@ -79,7 +88,7 @@ class Line:
 
     def live(self) -> str:
         """Return the text beside the bar while it runs."""
-        tasks = f"{self.done}/{self.total or '?'} tasks"
+        tasks = self.gang or f"{self.done}/{self.total or '?'} tasks"
         slow = f" · {self.verdict.text.partition(':')[0]}" if self.verdict.limit else ""
         return f"{self.name} · {tasks} · {self.rows:,} {self.unit} · {_rate(self)}{_retries(self)}{slow}"
 
@@ -92,7 +101,7 @@ class Line:
 
 
 def _rate(line: Line) -> str:
-    rate = line.rows / line.seconds if line.seconds > 0 else 0.0
+    rate = line.speed or (line.rows / line.seconds if line.seconds > 0 else 0.0)
     return f"{rate:,.0f} {line.unit}/s" if rate >= 10 or line.unit == "rows" else f"{rate:.2g} {line.unit}/s"
 
 
@@ -165,7 +174,8 @@ class Display:
         for line in lines:
             if line.run not in self._bars:
                 self._bars[line.run] = self._progress.add_task("", total=None)
-            self._progress.update(self._bars[line.run], total=line.total, completed=line.done, description=line.live())
+            done, total = line.epochs if line.epochs[1] else (line.done, line.total)
+            self._progress.update(self._bars[line.run], total=total, completed=done, description=line.live())
 
 
 def _progress(console: Console) -> Progress:

@@ -9,42 +9,21 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from sparkgap.monitor.finding import ENOUGH_SECONDS, Verdict
+from sparkgap.monitor.rank_verdict import of_ranks
 from sparkgap.monitor.state import Attempt, RunState, span
 from sparkgap.monitor.stats import PHASES, TaskStats, add_up
 
 MAIN = ("load", "starved", "model", "encode", "write")
 SHORT_BATCH = 0.002
 SMALL_BATCH = 32
-ENOUGH_SECONDS = 0.5
-"""A run of less work than this has no verdict: starting it is what takes the time."""
 ITEM_KINDS = ("run", "search", "grouped", "train")
 """Runs of independent items in processes of their own, whose processor time the slots do not see."""
 UNITS = {"run": "items", "search": "trials", "grouped": "groups", "train": "ranks"}
 """What such runs count."""
+SHARD_PHASES = {"read": "waiting for Spark, which sends the rows", "write": "writing shards"}
 ITEM_PHASES = PHASES | {"read": "waiting for the next one", "model": "working: in the function"}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What limits a run.
-
-    Attributes:
-        limit: ``"model"``, ``"small batches"``, ``"threads"``, ``"waiting model"``, ``"read"``, ``"decode"``,
-            ``"encode"``, ``"write"``, ``"load"``, ``"straggler"``, ``"idle slots"``, or ``""`` where it cannot be told.
-        share: the part of the tasks' (for the last two: of the slots') time that it takes, 0 to 1.
-        text: one line for people.
-        fix: what to change, in words.
-    """
-
-    limit: str
-    share: float
-    text: str
-    fix: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.text}. {self.fix}" if self.fix else self.text
 
 
 def verdict(attempts: Sequence[Attempt], *, tasks: int | None = None, slots: int | None = None, boundary: str = "") -> Verdict:
@@ -66,6 +45,10 @@ def verdict(attempts: Sequence[Attempt], *, tasks: int | None = None, slots: int
 
 def of_run(state: RunState) -> Verdict:
     """Return the verdict on the latest action of a run."""
+    if state.ranks:
+        return of_ranks(state.ranks.all())
+    if state.kind == "shards":
+        return of_shards(state.totals())
     if state.kind in ITEM_KINDS:
         return of_items(state.counted())
     slots = state.details.get("slots", "")
@@ -80,9 +63,16 @@ def unit_of(kind: str) -> str:
     return UNITS.get(kind, "rows")
 
 
+def amount_of(state: RunState) -> tuple[int, str]:
+    """Return how much a run has done, and of what: of a training the rows, once there are some."""
+    if state.kind == "train" and state.ranks.rows:
+        return state.ranks.rows, "rows"
+    return sum(a.stats.rows_out for a in state.counted()), unit_of(state.kind)
+
+
 def words_of(kind: str) -> dict[str, str]:
     """Return the phases of a kind's tasks, in words."""
-    return ITEM_PHASES if kind in ITEM_KINDS else PHASES
+    return SHARD_PHASES if kind == "shards" else ITEM_PHASES if kind in ITEM_KINDS else PHASES
 
 
 def of_items(attempts: Sequence[Attempt]) -> Verdict:
@@ -98,6 +88,19 @@ def of_items(attempts: Sequence[Attempt]) -> Verdict:
         "idle slots", idle, f"slots are idle {idle:.0%} of the time: they wait for items",
         "The items come too slowly, or there are fewer than slots: take a smaller parallel=.",
     )  # fmt: skip
+
+
+def of_shards(total: TaskStats) -> Verdict:
+    """Find what limits the writing of shards."""
+    seconds = {phase: total.seconds.get(phase, 0.0) for phase in SHARD_PHASES}
+    if (busy := sum(seconds.values())) < ENOUGH_SECONDS:
+        return Verdict("", 0.0, "too short to tell what limits it")
+    worst = max(seconds, key=lambda p: seconds[p])
+    words, fix = {
+        "read": ("bound by Spark, which sends the rows", "Make what comes before faster, or write fewer columns=."),
+        "write": ("bound by writing shards", "Use faster storage, more partitions at once, or smaller types."),
+    }[worst]
+    return Verdict(worst, seconds[worst] / busy, f"{words}: {seconds[worst] / busy:.0%} of the tasks' time", fix)
 
 
 def _of_the_whole(told: Sequence[Attempt], tasks: int | None, slots: int | None) -> Verdict | None:

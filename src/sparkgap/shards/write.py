@@ -18,6 +18,10 @@ from sparkgap._errors import ConfigurationError, DataError
 from sparkgap.data.source import Source
 from sparkgap.data.spark_scan import Fallback
 from sparkgap.data.storage import Options
+from sparkgap.monitor.driver import monitor
+from sparkgap.monitor.stats import TaskStats
+from sparkgap.monitor.task import telling
+from sparkgap.monitor.wire import Address
 from sparkgap.shards.conform import Field, Nulls, Shape
 from sparkgap.shards.dataset import Shards
 from sparkgap.shards.fingerprint import fingerprint
@@ -106,26 +110,51 @@ def write_shards(
     return Shards(folder, index)
 
 
-def write_partition(plan: WritePlan, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Write one partition, and tell what was written. Runs in a Spark task."""
+def write_partition(
+    plan: WritePlan, batches: Iterator[pa.RecordBatch], *, run: str = "", channel: Address | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Write one partition, and tell what was written. Runs in a Spark task.
+
+    Args:
+        plan: what to write.
+        batches: the rows.
+        run: id of the run, for the monitor.
+        channel: where its events go; None for nowhere.
+    """
     from pyspark import TaskContext
 
     context = TaskContext.get()
-    partition = 0 if context is None else context.partitionId()
+    stats = TaskStats() if context is None else TaskStats(context.stageId(), context.partitionId(), context.taskAttemptId())
+    partition = stats.partition
     writer = ShardWriter(plan, partition)
-    try:
-        for batch in batches:
-            writer.add(batch)
-        written = writer.finish()
-    except BaseException:
-        writer.abandon()
-        raise
+    with telling(channel, run, stats):
+        try:
+            written = _write_all(writer, batches, stats)
+        except BaseException:
+            writer.abandon()
+            raise
     rows = [(partition, n, json.dumps([vars(w.shard), w.shapes])) for n, w in enumerate(written)]
     if writer.skipped and not rows:
         rows = [(partition, -1, "")]
     skipped = [writer.skipped if n == 0 else 0 for n in range(len(rows))]
     columns = [[r[0] for r in rows], [r[1] for r in rows], skipped, [r[2] for r in rows]]
     yield pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, _RESULT, strict=True)], schema=_RESULT)
+
+
+def _write_all(writer: ShardWriter, batches: Iterator[pa.RecordBatch], stats: TaskStats) -> list[Written]:
+    while True:
+        with stats.timed("read"):
+            batch = next(batches, None)
+        if batch is None:
+            break
+        stats.rows_in += batch.num_rows
+        stats.bytes_in += batch.nbytes
+        with stats.timed("write"):
+            writer.add(batch)
+        stats.skipped = writer.skipped
+        stats.rows_out = stats.rows_in - stats.skipped
+    with stats.timed("write"):
+        return writer.finish()
 
 
 def make_index(fields: Sequence[Field], written: Sequence[Written], skipped: int, source: str | None) -> Index:
@@ -186,8 +215,12 @@ def _known(name: str, kind: pa.DataType | None) -> pa.DataType:
 
 def _run(df: DataFrame, plan: WritePlan) -> tuple[list[Written], int]:
     given = _spark.columns(df, tuple(field.name for field in plan.fields))
+    opened = monitor().open(
+        df.sparkSession, "shards", f"shards of {Path(str(plan.folder.origin)).name}", {"columns": str(len(plan.fields))}
+    )
+    write = functools.partial(write_partition, plan, run=opened.run, channel=opened.address)
     try:
-        rows = given.mapInArrow(functools.partial(write_partition, plan), _RESULT_DDL).collect()
+        rows = given.mapInArrow(write, _RESULT_DDL).collect()
     except Exception as error:  # of many classes, by session and version: ours is in the text
         own = _own_error(str(error))
         if own is None:

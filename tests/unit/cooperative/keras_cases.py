@@ -7,10 +7,14 @@ import os
 import keras
 import numpy as np
 import pytest
+from gloo_ranks import run_ranks
 from pyspark import cloudpickle
+from small_trainables import digest, train
 
 from sparkgap._errors import ConfigurationError, DataError
 from sparkgap.cooperative.checkpoints import Checkpoints
+from sparkgap.cooperative.strategies.all_reduce import AllReduce
+from sparkgap.cooperative.strategies.group import Group
 from sparkgap.cooperative.trainables import environment_of, framework_of, trainable_of
 
 layers = keras.layers
@@ -246,3 +250,40 @@ def test_models_travel_and_the_rate_can_be_set():
         one.step(batch)
         other.step(batch)
     assert_same(one.model(), other.model())
+
+
+def dropout_net():
+    model = keras.Sequential([
+        layers.Input((6,)), layers.Dense(16), layers.BatchNormalization(), layers.Dropout(0.4), layers.GaussianNoise(0.1),
+        layers.Dense(3),
+    ])  # fmt: skip
+    return trainable_of(model, loss="cross_entropy", optimizer="adam", inputs="x", label="y")
+
+
+def deterministic(group, seed=3):
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+    keras.utils.set_random_seed(7 + group.rank)  # rank 0's weights count, and nobody's generators
+    trainable = dropout_net()
+    run = AllReduce(deterministic=True, virtual_workers=4, seed=seed).begin(trainable, group)
+    losses = train(run, [*data(16, steps=3), *data(13, steps=1)], group.rank, group.world)
+    return digest(trainable), losses
+
+
+def test_dropout_is_the_same_bits_for_every_number_of_workers(tmp_path):
+    ranks = run_ranks(2, tmp_path, deterministic)
+    assert ranks[0] == ranks[1] == deterministic(Group.alone())
+    assert ranks[0] != deterministic(Group.alone(), seed=4), "the seed of the strategy is the one of dropout"
+
+
+def test_random_numbers_follow_from_the_seed_alone():
+    one = dropout_net()
+    batch = data(steps=1)[0]
+    seen = []
+    for seed in (1, 1, 2):
+        one.reseed(seed)
+        seen.append([one.gradients(batch)[0] for _ in range(2)])
+    assert seen[0] == seen[1]
+    assert len({*seen[0], *seen[2]}) == 4

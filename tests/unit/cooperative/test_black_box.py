@@ -16,7 +16,7 @@ import pytest
 from pyspark import cloudpickle
 
 from sparkgap._errors import ConfigurationError, RankError, SessionError
-from sparkgap.cooperative import barrier_rank, black_box
+from sparkgap.cooperative import black_box
 from sparkgap.cooperative.barrier_rank import Box, BoxPlan
 from sparkgap.cooperative.boxed import Boxed
 from sparkgap.cooperative.meeting import Meeting
@@ -84,11 +84,6 @@ def numbers(count: int, rows: int = 100) -> Callable[[int], Iterator[pa.RecordBa
         return (pa.record_batch({"c0": pa.array(range(n * rows, (n + 1) * rows))}) for n in range(count))
 
     return of
-
-
-@pytest.fixture(autouse=True)
-def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(barrier_rank, "GRACE_SECONDS", 0.01)
 
 
 def test_rows_flow_whatever_the_order_of_reading_and_giving():

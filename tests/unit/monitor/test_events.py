@@ -34,7 +34,11 @@ SAMPLES: list[Event] = [
         report=(3.0, None),
         started=1.0,
     ),
-]
+    events.RankProgress(
+        run="r", time=5.0, task=TASK, rank=1, world=2, phase="data", phases={"data": 0.5, "compute": 2.0}, rows=640, step=10,
+        epoch=1, epochs=3, host="h", pid=7,
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda e: e.type)

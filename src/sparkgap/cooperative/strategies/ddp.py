@@ -10,6 +10,7 @@ import numpy as np
 from sparkgap._optional import need
 from sparkgap.cooperative.strategies.base import Batch, Run, check_rows
 from sparkgap.cooperative.strategies.flat import average_buffers, equalise
+from sparkgap.cooperative.telling import turn, within
 
 if TYPE_CHECKING:
     from sparkgap.cooperative.strategies.group import Group
@@ -51,6 +52,8 @@ class DdpRun(Run):
         gradients = bucket.buffer()
         gradients.mul_(self._weight) if self._weight else gradients.zero_()  # zero also what is not finite
         work = dist.all_reduce(gradients, group=self._group.process_group, async_op=True)
+        if bucket.is_last():  # nothing is left to compute: the rest of `backward` waits
+            turn("communicate")
         return work.get_future().then(lambda done: done.value()[0])
 
     def step(self, batch: Batch, rows: int, total: int) -> float:
@@ -65,7 +68,8 @@ class DdpRun(Run):
     def _backward(self, batch: Batch) -> float:
         """Compute gradients and let `_send` exchange them; returns the mean loss."""
         loss = self._trainable.loss_of(batch)
-        self._trainable.backward(loss)
+        with within("compute"):
+            self._trainable.backward(loss)
         return float(loss.detach())
 
     def _without_rows(self, batch: Batch) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 
 from sparkgap._errors import ConfigurationError
 from sparkgap._optional import need
+from sparkgap.cooperative.telling import within
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,32 @@ class Group:
 
     @classmethod
     def of(cls, process_group: Any = None) -> Group:
-        """Return the group of an initialised process group, by default the default one."""
+        """Return the group of an initialised process group, by default the default one.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
         dist = _distributed()
+        if process_group is None and not dist.is_initialized():
+            raise ConfigurationError(
+                "Strategies need a process group of torch.distributed, and there is none in this process. With gap.fit, leave "
+                "out backend=, and install torch on the driver and on every executor."
+            )
         return cls(dist.get_rank(process_group), dist.get_world_size(process_group), process_group)
 
+    @within("communicate")
     def all_reduce_sum_(self, what: Any) -> None:
         """Replace numbers by their sum over the ranks; all get the same bits."""
         if self.world > 1:
             _distributed().all_reduce(_tensor(what), group=self.process_group)
 
+    @within("communicate")
     def broadcast_(self, what: Any, source: int = 0) -> None:
         """Replace numbers by those of one rank."""
         if self.world > 1:
             _distributed().broadcast(_tensor(what), self._global(source), group=self.process_group)
 
+    @within("communicate")
     def gather(self, what: np.ndarray) -> list[np.ndarray]:
         """Return the array of each rank, by rank; they have one shape and type."""
         if self.world == 1:
@@ -65,6 +78,7 @@ class Group:
         """Begin to receive from a rank; returns something to `wait` for."""
         return _distributed().irecv(_tensor(what), self._global(source), group=self.process_group, tag=tag)
 
+    @within("communicate")
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparkgap.cooperative.strategies.server_shard import Push, Shard
+from sparkgap.cooperative.telling import within
 
 if TYPE_CHECKING:
     from sparkgap.cooperative.strategies.group import Group
@@ -104,7 +105,8 @@ class Client:
     def answer(self) -> list[np.ndarray]:
         """Wait for what was asked for."""
         data = np.empty(size_of(self._coming), np.uint8)
-        self._group.receive_(data, self._peer, _ANSWER).wait()
+        with within("communicate"):
+            self._group.receive_(data, self._peer, _ANSWER).wait()
         return unpack(data, self._coming)
 
     def push(self, push: Push) -> None:

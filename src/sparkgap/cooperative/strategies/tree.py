@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparkgap.cooperative.strategies.flat import Flat
+from sparkgap.cooperative.telling import within
 
 if TYPE_CHECKING:
     from sparkgap.cooperative.strategies.group import Group
@@ -111,6 +112,7 @@ def tree_all_reduce_(vector: np.ndarray, group: Group, chunk_bytes: int = CHUNK_
         start, stop = outer_start, outer_stop
 
 
+@within("communicate")
 def _exchange(group: Group, peer: int, give: np.ndarray, take: np.ndarray, *, add: bool, chunk: int = 1 << 30) -> None:
     """Send an array to a peer and get one from it, in chunks; what comes is added to `take`, or put there."""
     into = np.empty_like(take) if add else take

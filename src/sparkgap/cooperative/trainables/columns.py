@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sparkgap._errors import ConfigurationError, DataError
+from sparkgap.cooperative.telling import within
 
 Source = str | tuple[str, ...]
 """A column, or several of scalars that are stacked."""
@@ -68,6 +69,7 @@ class Columns:
             )
         return cls(sources, (), label)
 
+    @within("convert")
     def read(self, batch: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], dict[str, np.ndarray], np.ndarray]:
         """Return the positional and the named arrays, and the label.
 

@@ -114,6 +114,17 @@ class KerasTrainable(Trainable):
         self._load(state["seeds"], self._seeds(), "seeds")
         self._rate, self._steps = state["rate"], int(state["steps"])
 
+    def reseed(self, seed: int) -> None:
+        """Begin anew with the random numbers of dropout and the like: what follows depends on the seed alone.
+
+        Generators that layers do not hold are beyond reach; Keras asks for those in layers, too.
+        """
+        states = self._seeds()
+        words = np.random.SeedSequence(seed).generate_state(len(states), np.uint32) >> 1  # some backends' are signed
+        self._load([np.array([word, 0], np.int64) for word in words], states, "seeds")
+        if self._keras.backend.backend() == "torch":
+            sys.modules["torch"].manual_seed(seed)  # layers that were given no seed draw from the global generator there
+
     def model(self) -> Any:
         return self._model
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sparkgap.monitor.events import Task
 from sparkgap.monitor.state import Attempt, Series
 
 MAX_POINTS = 300
@@ -24,11 +25,15 @@ def thinned(points: Sequence[Any], most: int = MAX_POINTS) -> list[Any]:
     return [points[round(i * step)] for i in range(most)]
 
 
-def metric_curves(series: Iterable[Series]) -> list[dict[str, Any]]:
+def metric_curves(series: Iterable[Series], ranks: Mapping[Task | None, int] | None = None) -> list[dict[str, Any]]:
     """Return the series of each name together, for one chart a name.
 
+    Args:
+        series: of a run.
+        ranks: which rank an attempt is, where there are ranks.
+
     Returns:
-        ``{"name", "lines": [{"partition", "attempt", "count", "points": [[time, step, value]]}]}`` each.
+        ``{"name", "lines": [{"partition", "attempt", "rank", "count", "points": [[time, step, value]]}]}`` each.
     """
     told = [s for s in series if s.points]
     most = max(10, min(MAX_POINTS, MAX_ALL_POINTS // max(1, len(told))))
@@ -39,9 +44,10 @@ def metric_curves(series: Iterable[Series]) -> list[dict[str, Any]]:
         task = one.task
         by_name.setdefault(one.name, []).append({
             "partition": task.partition if task else None, "attempt": task.attempt if task else None, "count": one.count,
-            "points": [list(p) for p in thinned(list(one.points), most)],
+            "rank": (ranks or {}).get(task), "points": [list(p) for p in thinned(list(one.points), most)],
         })  # fmt: skip
-    return [{"name": name[:200], "lines": lines} for name, lines in by_name.items()]
+    first = sorted(by_name, key=lambda name: name != "loss")  # what people look for
+    return [{"name": name[:200], "lines": by_name[name]} for name in first]
 
 
 def throughput(counted: Sequence[Attempt], bins: int = BINS) -> list[list[float]]:

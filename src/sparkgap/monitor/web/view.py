@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from sparkgap.monitor.events import Artifact, Failure, Log
+from sparkgap.monitor.finding import Verdict
 from sparkgap.monitor.state import Attempt, RunState, span
 from sparkgap.monitor.stats import LATENCY_BOUNDS, SUMS, TaskStats, add_up
-from sparkgap.monitor.verdict import ITEM_KINDS, MAIN, Verdict, of_run, unit_of, words_of
+from sparkgap.monitor.verdict import ITEM_KINDS, MAIN, SHARD_PHASES, amount_of, of_run, words_of
 from sparkgap.monitor.web.curves import metric_curves, throughput
 from sparkgap.monitor.web.plain import cut
+from sparkgap.monitor.web.ranks import main_seconds, rank_of, ranks_view, titles_of
 from sparkgap.monitor.web.search import search_view
 
 MAX_TASKS = 500
@@ -34,11 +36,12 @@ def run_line(state: RunState) -> dict[str, Any]:
 
 
 def _line(state: RunState, counted: Sequence[Attempt], found: Verdict) -> dict[str, Any]:
-    rows, elapsed = sum(a.stats.rows_out for a in counted), _elapsed(counted)
+    (rows, unit), elapsed = amount_of(state), _elapsed(counted)
+    rate = state.ranks.rate if state.kind == "train" and unit == "rows" else rows / elapsed if elapsed > 0 else None
     return {
         "run": state.run,
         "kind": state.kind,
-        "unit": unit_of(state.kind),
+        "unit": unit,
         "name": cut(state.name or state.run, MAX_NAME),
         "status": _status(state),
         "started": state.started,
@@ -47,7 +50,7 @@ def _line(state: RunState, counted: Sequence[Attempt], found: Verdict) -> dict[s
         "running": sum(a.status == "running" for a in counted),
         "tasks": state.task_count(),
         "rows_out": rows,
-        "rate": rows / elapsed if elapsed > 0 else None,
+        "rate": rate,
         "verdict": cut(found.text) if found.limit else "",
         "failures": state.failure_count,
     }
@@ -62,14 +65,15 @@ def run_view(state: RunState) -> dict[str, Any]:
         "heard": state.heard,
         "totals": _totals(total),
         "found": {"limit": found.limit, "share": found.share, "text": cut(found.text), "fix": cut(found.fix)},
-        "phases": _phases(total, state.kind),
+        "phases": _phases(state, total),
+        "ranks": ranks_view(state),
         "search": search_view(state.trials) if state.trials.total else None,
         "items": state.kind in ITEM_KINDS,
-        "unmeasured": _unmeasured(counted, total, state.kind),
+        "unmeasured": _unmeasured(counted, _seconds(state, total)),
         "stages": _stages(state),
         "attempts": _attempts(state),
-        "throughput": throughput(counted),
-        "metrics": metric_curves(state.series.values()),
+        "throughput": [] if state.ranks else throughput(counted),  # ranks have curves of their own
+        "metrics": metric_curves(state.series.values(), rank_of(state)),
         "failed": _failures(state),
         "reasons": [{"reason": cut(r), "count": n} for r, n in Counter(total.reasons).most_common(20)],
         "examples": [cut(e) for e in total.examples],
@@ -103,17 +107,21 @@ def _totals(total: TaskStats) -> dict[str, Any]:
     return {name: getattr(total, name) for name in (*SUMS, "batch_rows")}
 
 
-def _phases(total: TaskStats, kind: str) -> list[dict[str, Any]]:
+def _phases(state: RunState, total: TaskStats) -> list[dict[str, Any]]:
     """Return the shares of the tasks' time, as the verdict counts them, in the order in which a row passes."""
-    seconds = {p: total.seconds.get(p, 0.0) for p in _main(kind)}
+    seconds = _seconds(state, total)
     busy = sum(seconds.values())
     if busy <= 0:
         return []
     slow = max(seconds, key=lambda p: seconds[p])
-    words = words_of(kind)
+    words, titles = (
+        words_of(state.kind) | titles_of(state),
+        titles_of(state) or (SHARD_PHASES if state.kind == "shards" else {}),
+    )
     return [
         {
-            "phase": phase, "seconds": spent, "share": spent / busy, "slow": phase == slow, "words": words[phase],
+            "phase": phase, "title": titles.get(phase), "words": words[phase], "seconds": spent, "share": spent / busy,
+            "slow": phase == slow,
             "parts": {p: total.seconds.get(p, 0.0) for p in ("read", "decode")} if phase == "starved" else {},
         }
         for phase, spent in seconds.items()
@@ -122,13 +130,18 @@ def _phases(total: TaskStats, kind: str) -> list[dict[str, Any]]:
 
 def _main(kind: str) -> tuple[str, ...]:
     """Return the phases of which a task's main thread is always in one."""
-    return ("read", "model") if kind in ITEM_KINDS else MAIN
+    return tuple(SHARD_PHASES) if kind == "shards" else ("read", "model") if kind in ITEM_KINDS else MAIN
 
 
-def _unmeasured(counted: Sequence[Attempt], total: TaskStats, kind: str) -> float:
+def _seconds(state: RunState, total: TaskStats) -> dict[str, float]:
+    """Return seconds by phase: of the ranks, where there are some, as they know more than the tasks over them."""
+    return main_seconds(state) if state.ranks else {p: total.seconds.get(p, 0.0) for p in _main(state.kind)}
+
+
+def _unmeasured(counted: Sequence[Attempt], seconds: Mapping[str, float]) -> float:
     """Return the part of the tasks' time that is in no phase: starting up, and what nobody measures."""
     elapsed = sum(a.seconds for a in counted)
-    return max(0.0, 1 - sum(total.seconds.get(p, 0.0) for p in _main(kind)) / elapsed) if elapsed > 0 else 0.0
+    return max(0.0, 1 - sum(seconds.values()) / elapsed) if elapsed > 0 else 0.0
 
 
 def _stages(state: RunState) -> list[dict[str, Any]]:

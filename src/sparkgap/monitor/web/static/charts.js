@@ -28,7 +28,7 @@ export function lineChart({ name, lines, begin, width, format = short, note = ""
   const x = (p) => (steps ? p[1] : p[0] - begin);
   const good = lines.flatMap((l) => l.points).filter((p) => isNumber(p[2]));
   const last = lines.map((l) => l.points.at(-1)).filter((p) => p && isNumber(p[2]));
-  const readout = h("p", { class: "readout" }, note || (last.length === 1 ? `latest ${format(last[0][2])}` : `${lines.length} attempts, latest ${range(last.map((p) => p[2]), format)}`));
+  const readout = h("p", { class: "readout" }, note || (last.length === 1 ? `latest ${format(last[0][2])}` : `${lines.length} ${isNumber(lines[0].rank) ? "ranks" : "attempts"}, latest ${range(last.map((p) => p[2]), format)}`));
   const rest = readout.textContent;
   if (!good.length) return h("figure", { class: "chart card" }, h("figcaption", {}, name), h("p", { class: "quiet" }, "No number in it (NaN or infinite)."));
   const [x0, x1] = bounds(good.map(x));
@@ -57,7 +57,8 @@ export function lineChart({ name, lines, begin, width, format = short, note = ""
     cursor.setAttribute("cx", px(x(near.p)));
     cursor.setAttribute("cy", py(near.p[2]));
     cursor.setAttribute("visibility", "visible");
-    const who = near.l.partition === null || near.l.partition === undefined ? "" : `, task ${near.l.partition}`;
+    const { rank, partition } = near.l;
+    const who = isNumber(rank) ? `, rank ${rank}` : isNumber(partition) ? `, task ${partition}` : "";
     readout.textContent = `${format(near.p[2])} at ${steps ? `step ${short(x(near.p))}` : seconds(x(near.p))}${who}`;
   });
   svg.addEventListener("pointerleave", () => {

@@ -21,7 +21,7 @@ export function numbers(state) {
       { class: "tiles" },
       tile("Tasks", state.tasks ? `${count(state.done)} of ${count(state.tasks)}` : count(state.done), state.running ? `${count(state.running)} running` : "done", bar),
       state.search ? trials(state, tile) : tile(sentence(state.unit), count(state.rows_out), skipped ? `${count(skipped)} bad` : state.items ? "done" : "out"),
-      tile(`${sentence(state.unit)}/s`, rate(state.rate), state.status === "running" && state.recent !== null && state.recent !== undefined ? `now ${rate(state.recent)}` : "on average"),
+      tile(`${sentence(state.unit)}/s`, rate(state.rate), state.ranks.length && state.status === "running" ? "of all ranks, now" : state.status === "running" && state.recent !== null && state.recent !== undefined ? `now ${rate(state.recent)}` : "on average"),
       tile("Elapsed", state.elapsed ? seconds(state.elapsed) : "–"),
       tile("Attempts failed or lost", count(trouble), trouble ? "not counted above" : "", null),
     ),
@@ -36,8 +36,9 @@ function trials(state, tile) {
 
 export function limits(state) {
   if (state.status === "local") return [];
-  const words = state.items ? ITEM_PHASES : PHASES;
   const { found, phases } = state;
+  const words = { ...(state.items ? ITEM_PHASES : PHASES), ...Object.fromEntries(phases.filter((p) => p.title).map((p) => [p.phase, sentence(p.title)])) };
+  const whose = state.ranks.length ? "ranks'" : "tasks'";
   const slow = phases.find((p) => p.slow);
   const shown = phases.filter((p) => p.share >= 0.0005);
   const strip = h("div", { class: "strip", role: "img", "aria-label": shown.map((p) => `${words[p.phase]} ${percent(p.share)}`).join(", ") });
@@ -52,7 +53,7 @@ export function limits(state) {
     found.fix ? h("p", { class: "fix" }, h("strong", {}, "Fix: "), found.fix) : null,
     ...(slow
       ? [
-          h("h3", {}, "Where the tasks' time goes", h("span", { class: "quiet" }, ` – ${state.items ? "mostly" : "slowest"}: ${words[slow.phase].toLowerCase()}, ${percent(slow.share)}`)),
+          h("h3", {}, `Where the ${whose} time goes`, h("span", { class: "quiet" }, ` – ${state.items ? "mostly" : "slowest"}: ${words[slow.phase].toLowerCase()}, ${percent(slow.share)}`)),
           strip,
           h("ul", { class: "legend" }, shown.map((p) => h("li", { class: p.slow ? "slow" : null }, h("span", { class: `swatch p-${p.phase}`, "aria-hidden": "true" }), `${words[p.phase]} `, h("span", { class: "quiet" }, `${percent(p.share)}${split(p)}`)))),
           state.unmeasured > 0.05 ? h("p", { class: "readout" }, `${percent(state.unmeasured)} of the tasks' time went into starting them and into what is not measured.`) : null,
@@ -139,6 +140,7 @@ export function badRows(state) {
 export function latency(state, place) {
   const { bounds, counts } = state.latency;
   const all = counts.reduce((a, b) => a + b, 0);
+  if (state.ranks.length) return [];
   const one = state.items ? state.unit.slice(0, -1) : "batch";
   const found = [h("h2", {}, state.items ? `Time of ${one === "item" ? "an" : "a"} ${one}` : "Time of a batch in the model")];
   if (!all) return [...found, h("p", { class: "quiet" }, `No ${one} yet.`)];

@@ -5,6 +5,7 @@ import { h, isNumber, put, rate, status } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { Logs } from "./logs.js";
 import { badRows, dropped, facts, failures, firstFailure, latency, limits, numbers, stages } from "./parts.js";
+import { ranks } from "./ranks.js";
 import { Search } from "./search.js";
 import { Timeline } from "./timeline.js";
 
@@ -47,6 +48,7 @@ export class RunView {
     this.part("numbers", [top.status, top.done, top.running, top.tasks, top.rows_out, top.rate, top.recent, top.elapsed, top.failures, top.totals, top.search?.counts, attempts.status], () => numbers(state));
     this.part("limits", [top.found, top.phases, top.unmeasured], () => limits(state));
     this.part("first", [top.failed[0], top.failures, top.status, top.search?.counts.failed, attempts.status], () => firstFailure(state));
+    this.part("ranks", [top.ranks], () => ranks(state));
     this.part("stages", [top.stages], () => stages(state));
     this.part("curves", [top.search ?? top.throughput, top.metrics], () => curves(state, this.places.curves));
     this.part("failures", [top.failed, top.failures], () => failures(state));
@@ -81,6 +83,7 @@ export class RunView {
       place("numbers", "section", "card"),
       this.search.element,
       h("div", { class: "pair" }, place("limits", "section", "card"), place("first", "section", "card")),
+      place("ranks", "section", "card"),
       this.timeline.element,
       place("stages", "section", "card"),
       place("curves"),

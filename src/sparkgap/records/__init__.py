@@ -1,0 +1,1 @@
+"""Training data in the files of other tools: TFRecord, WebDataset, LMDB, MDS, folders of images. Reading and writing."""
