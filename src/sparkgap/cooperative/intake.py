@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Listener
 from typing import Any
 
 from sparkgap._errors import DataError
-from sparkgap.cooperative.row_window import Line, RowBuffer, rows_of
+from sparkgap.cooperative.row_window import Line, RowBuffer, Shapes, rows_of
 from sparkgap.cooperative.stream_plan import Room
 from sparkgap.cooperative.stream_wire import FEED, GO, LEVEL, WHOLE, Hall, Piece, admitted, batch_of
 from sparkgap.shards.conform import Field
@@ -109,6 +109,16 @@ class Intake:
         """Wait until there are so many, which other ranks send."""
         run = self._pass
         self._until(lambda: run.rows.rows >= rows)
+
+    def shapes(self) -> Shapes:
+        """Tell what rows are, for `expect` of ranks that have none."""
+        with self._changed:
+            return self._pass.rows.shapes()
+
+    def expect(self, told: Iterable[Shapes]) -> None:
+        """Be told by all ranks what rows are."""
+        with self._changed:
+            self._pass.rows.expect(next((one for one in told if one), {}))
 
     def take(self, count: int) -> Block:
         """Draw rows, which must be there."""

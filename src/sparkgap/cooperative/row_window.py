@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from sparkgap._errors import DataError
 from sparkgap.tensors.spec import Block
+
+Shapes = dict[str, list[Any]]
+"""Dtype and shape of a row of each column, as JSON."""
 
 
 class RowBuffer(Protocol):
@@ -25,8 +28,31 @@ class RowBuffer(Protocol):
         """Give so many of them, as new arrays, or views of what was added."""
         ...
 
+    def shapes(self) -> Shapes:
+        """Tell what rows are; nothing where none has come yet."""
+        ...
 
-class Line:
+    def expect(self, shapes: Shapes) -> None:
+        """Be told what rows are, by somebody who has some: also no rows at all have columns."""
+        ...
+
+
+class _Known:
+    """What rows are."""
+
+    def __init__(self) -> None:
+        self._like: Block = {}
+
+    def shapes(self) -> Shapes:
+        """Tell what rows are; nothing where none has come yet."""
+        return {name: [array.dtype.str, *array.shape[1:]] for name, array in self._like.items()}
+
+    def expect(self, shapes: Shapes) -> None:
+        """Be told what rows are, by somebody who has some: also no rows at all have columns."""
+        self._like = self._like or {name: np.empty((0, *shape), dtype) for name, (dtype, *shape) in shapes.items()}
+
+
+class Line(_Known):
     """First come, first served.
 
     Attributes:
@@ -34,8 +60,8 @@ class Line:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._blocks: deque[Block] = deque()
-        self._like: Block = {}
         self.rows = 0
 
     def add(self, block: Block) -> None:
@@ -64,7 +90,7 @@ class Line:
         return _joined(found, self._like)
 
 
-class Window:
+class Window(_Known):
     """Drawn at random, each row with the same chance.
 
     Args:
@@ -75,9 +101,9 @@ class Window:
     """
 
     def __init__(self, seed: tuple[int, int, int]) -> None:
+        super().__init__()
         self._draw = np.random.Generator(np.random.Philox(key=seed[0] | seed[1] << 64, counter=seed[2] << 192))
         self._kept: dict[str, np.ndarray] = {}
-        self._like: Block = {}
         self.rows = 0
 
     def add(self, block: Block) -> None:

@@ -168,12 +168,15 @@ class StreamFeed:
         if source.place.rank == 0:
             asking.ask({"do": BEGIN, "number": self._number, "places": [list(p) for p in hall.places]}, timeout=ASK_SECONDS)
         while True:
-            said = gather("steps", list(intake.ready()), deadline)
-            if any(over for _, over in said):
+            said = gather("steps", [*intake.ready(), intake.shapes()], deadline)
+            if any(over for _, over, _ in said):
                 break
-            for _ in range(min(steps for steps, _ in said)):
+            intake.expect(shapes for *_, shapes in said)
+            for _ in range(min(steps for steps, *_ in said)):
                 yield self._batch_size, intake.take(self._room.part)
-        yield from self._tail(gather("rest", intake.rest(), deadline), hall)
+        told = gather("rest", [intake.rest(), intake.shapes()], deadline)
+        intake.expect(shapes for _, shapes in told)
+        yield from self._tail([rows for rows, _ in told], hall)
 
     def _tail(self, have: list[int], hall: Hall) -> Iterator[tuple[int, Block]]:
         place, intake = self._source.place, self._source.intake

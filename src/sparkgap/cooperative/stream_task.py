@@ -24,6 +24,8 @@ from sparkgap.cooperative.stream_wire import FEED, GO, OVER, WHOLE, Hall, Piece,
 from sparkgap.shards.conform import Field, Shape
 
 SCHEMA = "rank int, rows bigint"
+GONE = "Connection closed by peer: a worker that takes rows has gone"
+"""How a task says that it is not the one which failed."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,7 @@ def feed_partition(plan: PassPlan, batches: Iterator[pa.RecordBatch]) -> Iterato
                     dealer.deal(batch)
             rows = dealer.finish()
     except (EOFError, ConnectionError, AuthenticationError) as error:
-        raise DataError(
-            f"Connection closed by peer: a worker that takes rows has gone ({type(error).__name__}: {error})."
-        ) from error
+        raise DataError(f"{GONE} ({type(error).__name__}: {error}).") from error
     yield pa.record_batch({"rank": pa.array(range(len(rows)), pa.int32()), "rows": pa.array(rows, pa.int64())})
 
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from sparkgap import _spark
 from sparkgap._errors import DataError, RankError, SessionError, SignatureError
 from sparkgap.cooperative.stream_feed import ABANDON, BEGIN, StreamRows
-from sparkgap.cooperative.stream_task import SCHEMA, PassPlan, close_pass, feed_partition
+from sparkgap.cooperative.stream_task import GONE, SCHEMA, PassPlan, close_pass, feed_partition
 from sparkgap.cooperative.stream_wire import Hall
 from sparkgap.scheduled.resources import Placement, placement
 from sparkgap.shards.conform import Field
@@ -129,7 +129,7 @@ class Passes:
 
     def failure(self, error: RankError) -> BaseException:
         """Return what ended the gang: where the DataFrame could not be computed, that."""
-        return error if self.error is None or str(self.error) not in error.message else self.error
+        return cause_of(error, self.error)
 
     def _end(self, number: int) -> None:
         """End the job of a pass, or of any; what it says then is of no interest."""
@@ -174,6 +174,18 @@ class Passes:
         for row in self._given.mapInArrow(partial(feed_partition, plan), SCHEMA).collect():
             sums[row["rank"]] += row["rows"]
         return {"rows": sums}
+
+
+def cause_of(gang: RankError, computing: BaseException | None) -> BaseException:
+    """Return which of the two came first: how the gang ended, or how the DataFrame failed.
+
+    Where a job ends while one of its tasks is starting a Python worker, Spark takes its daemon of Python workers for lost, and
+    kills it: with it go ranks that had no part in it, and may be told of first.
+    """
+    if computing is None:
+        return gang
+    told = str(computing)
+    return computing if told in gang.message or (gang.kind == "lost" and GONE not in told) else gang
 
 
 def _text(error: Exception) -> str:

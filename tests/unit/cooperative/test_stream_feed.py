@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparkgap import DataError
+from sparkgap import DataError, RankError
 from sparkgap.cooperative import stream_feed
 from sparkgap.cooperative.intake import Intake
 from sparkgap.cooperative.plan_size import said
@@ -20,8 +20,9 @@ from sparkgap.cooperative.rank import Place, RankPlan
 from sparkgap.cooperative.row_window import Line, Window
 from sparkgap.cooperative.stream_feed import BoundRows, StreamRows
 from sparkgap.cooperative.stream_plan import PIECE_BYTES, ROOM_BYTES, Room, part_of, piece_rows, tail, transfers, wanted
-from sparkgap.cooperative.stream_task import Dealer, PassPlan, close_pass
+from sparkgap.cooperative.stream_task import GONE, Dealer, PassPlan, close_pass
 from sparkgap.cooperative.stream_wire import Hall
+from sparkgap.cooperative.streaming import cause_of
 from sparkgap.shards.conform import Field
 
 FIELDS = (Field("id", pa.int64()), Field("x", pa.list_(pa.float32())), Field("s", pa.string()))
@@ -209,6 +210,19 @@ def test_each_row_once_a_pass_and_steps_as_with_shards(
         assert [b.tolist() for b in found[-1][0][0]] != [b.tolist() for b in found[-1][1][0]]
 
 
+@pytest.mark.parametrize("shuffle", ["window", None])
+def test_a_worker_without_rows_has_columns(monkeypatch: pytest.MonkeyPatch, shuffle: str | None) -> None:
+    """One row for three workers: two never get any, and their batch has no rows, of the right type and shape."""
+    seen: list[dict[str, Any]] = []
+    take = Intake.take
+    monkeypatch.setattr(Intake, "take", lambda self, count: seen.append(take(self, count)) or seen[-1])  # type: ignore[func-returns-value]
+    found = trained(Table(3, [[rows([5])]]), monkeypatch, batch_size=2, last="short", shuffle=shuffle)
+    assert sorted(len(b) for passes in found for b in passes[0][0]) == [0, 0, 1]
+    assert {(b["x"].shape[1:], b["x"].dtype, b["id"].dtype.kind, b["s"].dtype.kind) for b in seen} == {
+        ((2,), np.float32, "i", "O")
+    }
+
+
 def test_a_table_larger_than_the_window_is_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
     most: list[int] = []
     add = Window.add
@@ -282,3 +296,15 @@ def test_lost_rows_and_failures_are_told(intake: tuple[Intake, PassPlan]) -> Non
     list(close_pass(PassPlan(2, plan.hall, FIELDS), {"failure": "the UDF failed"}, iter(())))
     with pytest.raises(DataError, match="the UDF failed"):
         made.ready()
+
+
+def test_the_cause_is_what_failed_first() -> None:
+    lost = RankError("Rank 0 of 1 vanished with its executor.", 0, "lost")
+    raised = RankError("Rank 0 of 1 raised LookupError: no such layer", 0)
+    rows = DataError("The DataFrame could not be computed: ArithmeticError: bad row")
+    left = DataError(f"The DataFrame could not be computed: {GONE} (EOFError: ).")
+    assert cause_of(lost, None) is lost
+    assert cause_of(lost, rows) is rows  # Spark may kill ranks when a job of others ends
+    assert cause_of(lost, left) is lost
+    assert cause_of(raised, rows) is raised
+    assert cause_of(RankError(f"Rank 0 of 1 raised DataError: {rows}", 0), rows) is rows
