@@ -219,7 +219,7 @@ def test_a_worker_without_rows_has_columns(monkeypatch: pytest.MonkeyPatch, shuf
     found = trained(Table(3, [[rows([5])]]), monkeypatch, batch_size=2, last="short", shuffle=shuffle)
     assert sorted(len(b) for passes in found for b in passes[0][0]) == [0, 0, 1]
     assert {(b["x"].shape[1:], b["x"].dtype, b["id"].dtype.kind, b["s"].dtype.kind) for b in seen} == {
-        ((2,), np.float32, "i", "O")
+        ((2,), np.dtype("f4"), "i", "O")
     }
 
 
