@@ -51,12 +51,21 @@ def conf(spark: SparkSession, key: str, default: str) -> str:
 def slots(spark: SparkSession) -> int:
     """Return how many tasks run at the same time, as far as the session tells.
 
-    Connect has no call for it: there it is the number of partitions that `spark.range` gets by default,
-    which is the default parallelism of the server.
+    A local master says it. Else it is the default parallelism, which Spark makes of the cores of its executors; where users
+    have set that to something else, the most tasks that the executors ran at once whenever this was asked. Connect has no
+    call for either: there it is the number of partitions that `spark.range` gets by default.
     """
+    master = conf(spark, "spark.master", "")
+    if master.startswith("local"):
+        return max(1, slots_of(master, detect().cores) // int(conf(spark, "spark.task.cpus", "1")))
     if is_connect(spark):
         return max(1, _connect_parallelism(spark))
-    return max(1, int(spark.sparkContext.defaultParallelism))
+    if not conf(spark, "spark.default.parallelism", ""):
+        return max(1, int(spark.sparkContext.defaultParallelism))
+    jvm = spark.sparkContext._jsc.sc()
+    now = int(jvm.maxNumConcurrentTasks(jvm.resourceProfileManager().defaultResourceProfile()))
+    _most_slots[spark] = max(1, now, _most_slots.get(spark, 1))  # an executor may be on its way back
+    return _most_slots[spark]
 
 
 def known_slots(spark: SparkSession) -> int | None:
@@ -72,6 +81,7 @@ def known_slots(spark: SparkSession) -> int | None:
     return max(1, slots_of(master, detect().cores) // int(conf(spark, "spark.task.cpus", "1")))
 
 
+_most_slots: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 _parallelism: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
 

@@ -83,18 +83,30 @@ class Intake:
         """Take no more rows of this pass."""
         self.begin(-1, Room(1, 0), Line())
 
-    def ready(self) -> tuple[int, bool]:
+    def ready(self, deadline: float) -> tuple[int, bool]:
         """Wait until a batch can be drawn, or nothing more comes; returns how many batches, and whether it is the latter.
 
+        Args:
+            deadline: seconds in which some row must come.
+
         Raises:
-            DataError: the DataFrame could not be computed, or rows were lost.
+            DataError: the DataFrame could not be computed, rows were lost, or none came in time.
         """
         run = self._pass
 
         def steps() -> int:
             return run.room.steps(run.rows.rows, run.row_bytes)
 
-        self._until(lambda: run.expected is not None or steps() > 0)
+        got = -1
+        while got != run.got:  # as long as rows come, more may
+            got = run.got
+            if self._until(lambda: run.expected is not None or steps() > 0, deadline):
+                break
+        else:
+            raise DataError(
+                f"No row of the DataFrame came in {deadline:g} seconds. Is a slot of the cluster free to compute it, and is "
+                "that fast enough? Ask for fewer workers, or raise deadline=."
+            )
         return steps(), run.expected is not None
 
     def rest(self) -> int:
@@ -147,12 +159,13 @@ class Intake:
             line.send_bytes(WHOLE)
             line.recv_bytes()
 
-    def _until(self, what: Callable[[], bool]) -> None:
+    def _until(self, what: Callable[[], bool], seconds: float | None = None) -> bool:
         run = self._pass
         with self._changed:
-            self._changed.wait_for(lambda: run.trouble is not None or what())
+            came = self._changed.wait_for(lambda: run.trouble is not None or what(), seconds)
         if run.trouble is not None:
             raise run.trouble
+        return came
 
     # in threads of its own
 

@@ -168,7 +168,7 @@ class StreamFeed:
         if source.place.rank == 0:
             asking.ask({"do": BEGIN, "number": self._number, "places": [list(p) for p in hall.places]}, timeout=ASK_SECONDS)
         while True:
-            said = gather("steps", [*intake.ready(), intake.shapes()], deadline)
+            said = gather("steps", [*intake.ready(deadline), intake.shapes()], deadline)
             if any(over for _, over, _ in said):
                 break
             intake.expect(shapes for *_, shapes in said)

@@ -242,6 +242,15 @@ def intake() -> Iterator[tuple[Intake, PassPlan]]:
     made.leave()
 
 
+def test_rows_that_do_not_come_are_waited_for_so_long(intake: tuple[Intake, PassPlan]) -> None:
+    made, plan = intake
+    with pytest.raises(DataError, match=r"No row of the DataFrame came in 0.1 seconds. Is a slot"):
+        made.ready(0.1)
+    with Dealer(plan, 0, 1) as dealer:
+        dealer.deal(rows(range(10)))
+        assert made.ready(60) == (2, False)
+
+
 def test_a_task_that_runs_again_sends_what_is_missing(intake: tuple[Intake, PassPlan]) -> None:
     made, plan = intake
     first = Dealer(plan, 0, 1)
@@ -295,7 +304,7 @@ def test_lost_rows_and_failures_are_told(intake: tuple[Intake, PassPlan]) -> Non
     made.begin(2, Room(4, 0), Line())
     list(close_pass(PassPlan(2, plan.hall, FIELDS), {"failure": "the UDF failed"}, iter(())))
     with pytest.raises(DataError, match="the UDF failed"):
-        made.ready()
+        made.ready(60)
 
 
 def test_the_cause_is_what_failed_first() -> None:
