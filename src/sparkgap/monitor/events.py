@@ -86,12 +86,14 @@ class TaskStarted(Event):
         host: name of the machine.
         pid: process id there.
         cpus: cores that Spark gives to the task.
+        earlier: attempts of the same task that Spark began before this one.
     """
 
     type: ClassVar[str] = "task"
     host: str
     pid: int
     cpus: int = 1
+    earlier: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,6 +333,7 @@ _FREEZE: dict[str, Callable[[Any], Any]] = {
     "points": lambda raw: tuple(tuple(p) for p in raw),
     "data": lambda raw: base64.b64decode(raw, validate=True),
     "number": int,
+    "earlier": int,
     "state": str,
     "values": lambda raw: tuple(float(v) for v in raw),
     "params": lambda raw: dict(raw),

@@ -67,7 +67,7 @@ class Reporter:
         self._thread = threading.Thread(target=self._work, name="sparkgap-reporter", daemon=True)
         self._thread.start()
 
-    def begin(self, sender: Sender, run: str, task: Task, stats: TaskStats, cpus: int = 1) -> Attempted:
+    def begin(self, sender: Sender, run: str, task: Task, stats: TaskStats, cpus: int = 1, earlier: int = 0) -> Attempted:
         """Start an attempt; what is said from now on is its own.
 
         Args:
@@ -76,11 +76,12 @@ class Reporter:
             task: which attempt.
             stats: the counters that the work keeps; read while it goes on.
             cpus: cores of the task.
+            earlier: attempts of the same task before this one.
         """
         global at_hand
         begun = Attempted(sender, run, task, stats)
         started = events.TaskStarted(
-            run=run, time=time.time(), task=task, host=socket.gethostname(), pid=os.getpid(), cpus=cpus
+            run=run, time=time.time(), task=task, host=socket.gethostname(), pid=os.getpid(), cpus=cpus, earlier=earlier
         )
         begun.say(started)
         self._begun = [*self._begun, begun]

@@ -50,6 +50,7 @@ class Attempt:
         gpu: what NVML tells, or why nothing.
         said: events by type that it had to say; known at its end.
         dropped: those of them that it had to drop.
+        earlier: attempts of the same task that Spark began before it.
     """
 
     task: Task
@@ -68,6 +69,7 @@ class Attempt:
     gpu: Mapping[str, Any] = field(default_factory=dict)
     said: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    earlier: int = 0
 
     @property
     def seconds(self) -> float:
@@ -232,9 +234,18 @@ class RunState:
         return None if known is None else known.count
 
     def retries(self, stage: int | None = None) -> int:
-        """Count the attempts of a stage that failed or were lost; of the latest one by default."""
+        """Count the attempts of a stage that failed or were lost; of the latest one by default.
+
+        One that died before its first word was heard is known by what Spark tells the next one.
+        """
         stage = self.latest_stage if stage is None else stage
-        return sum(a.status in ("failed", "lost") for a in self.attempts.values() if a.task.stage == stage)
+        attempts = [a for a in self.attempts.values() if a.task.stage == stage]
+        heard = Counter(a.task.partition for a in attempts)
+        began: dict[int, int] = {}
+        for attempt in attempts:
+            began[attempt.task.partition] = max(began.get(attempt.task.partition, 0), attempt.earlier + 1)
+        unheard = sum(max(0, count - heard[partition]) for partition, count in began.items())
+        return unheard + sum(a.status in ("failed", "lost") for a in attempts)
 
     def dropped(self) -> Counter[str]:
         """Count events that their tasks had to drop, by type, over all attempts."""
@@ -311,6 +322,7 @@ def _advance(attempt: Attempt, event: Event) -> None:
     match event:
         case events.TaskStarted():
             attempt.host, attempt.pid, attempt.cpus, attempt.started = event.host, event.pid, event.cpus, event.time
+            attempt.earlier = event.earlier
         case events.Phase() if not over:
             attempt.phase = event.name
         case events.Progress() if not over:

@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyspark import TaskContext
+
 from sparkgap.monitor import events
 from sparkgap.monitor.capture import captured
 from sparkgap.monitor.events import Task
@@ -35,7 +37,9 @@ def telling(address: Address | None, run: str, stats: TaskStats, cpus: int = 1) 
     if address is None:
         yield None
         return
-    begun = reporter().begin(sender(address), run, Task(stats.stage, stats.partition, stats.attempt), stats, cpus)
+    context = TaskContext.get()
+    earlier = 0 if context is None else context.attemptNumber()
+    begun = reporter().begin(sender(address), run, Task(stats.stage, stats.partition, stats.attempt), stats, cpus, earlier)
     ok: bool | None = False
     try:
         with captured():

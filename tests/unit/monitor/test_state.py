@@ -103,6 +103,14 @@ def test_the_latest_action_is_what_counts() -> None:
     assert found.totals(stage=1).rows_out == 10
 
 
+def test_an_attempt_that_died_unheard_is_known_by_the_next_one() -> None:
+    third = events.TaskStarted(run="r", time=5.0, task=Task(1, 0, 12), host="h", pid=3, earlier=2)
+    found = fold("r", [started(Task(1, 0, 10)), started(Task(1, 1, 11)), third])
+    found.lose(Task(1, 0, 10), 2.0)
+    assert found.retries() == 2
+    assert fold("r", [third, started(Task(1, 0, 10)), started(Task(1, 0, 11))]).retries() == 0  # copies beside each other
+
+
 class TestStatus:
     def of(self, *told: Event, count: int | None = None, done: bool = False) -> str:
         found = fold("r", told)
