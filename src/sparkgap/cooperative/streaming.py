@@ -19,7 +19,6 @@ The job must never wait for slots that the ranks hold, so a training with too fe
 from __future__ import annotations
 
 import logging
-import re
 import secrets
 import threading
 import uuid
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkgap import _spark
 from sparkgap._errors import DataError, RankError, SessionError, SignatureError
+from sparkgap._task_errors import ours_in
 from sparkgap.cooperative.stream_feed import ABANDON, BEGIN, StreamRows
 from sparkgap.cooperative.stream_task import GONE, SCHEMA, PassPlan, close_pass, feed_partition
 from sparkgap.cooperative.stream_wire import Hall
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("sparkgap.train")
 
-_OWN = re.compile(r"sparkgap\._errors\.\w+: ([^\n]*)")
 _MOST_TEXT = 4000
 
 
@@ -191,5 +190,5 @@ def cause_of(gang: RankError, computing: BaseException | None) -> BaseException:
 def _text(error: Exception) -> str:
     """Return what is worth reading of an error of Spark's."""
     text = str(error)
-    own = _OWN.search(text)
-    return own[1] if own else text[:_MOST_TEXT]
+    own = ours_in(text)
+    return text[:_MOST_TEXT] if own is None else str(own)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sparkgap import _errors, _spark
+from sparkgap import _spark
 from sparkgap._errors import ConfigurationError, SignatureError
+from sparkgap._task_errors import own_errors
 from sparkgap.data import storage
 from sparkgap.records import registry
 from sparkgap.records.format import RecordFormat
@@ -26,7 +26,6 @@ _RESULT = pa.schema(
     [("name", pa.string()), ("temporary", pa.string()), ("rows", pa.int64()), ("bytes", pa.int64()), ("entry", pa.string())]
 )
 _RESULT_DDL = "name string, temporary string, rows bigint, bytes bigint, entry string"
-_FAILURE = re.compile(r"sparkgap\._errors\.(\w+): ([^\n]*)")
 
 
 @dataclass(frozen=True)
@@ -133,14 +132,8 @@ def write_partition(
 
 
 def _run(df: DataFrame, form: RecordFormat, schema: pa.Schema, folder: Folder) -> list[Made]:
-    try:
+    with own_errors():
         rows = df.mapInArrow(functools.partial(write_partition, form, schema, folder), _RESULT_DDL).collect()
-    except Exception as error:  # of many classes, by session and version: ours is in the text
-        match = _FAILURE.search(str(error))
-        cls: Any = None if match is None else getattr(_errors, match[1], None)
-        if match is None or cls is None:
-            raise
-        raise cls(match[2]) from error
     return sorted((Made(**row.asDict()) for row in rows), key=lambda made: made.name)
 
 

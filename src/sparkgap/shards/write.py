@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 import sparkgap
-from sparkgap import _errors, _spark
-from sparkgap._errors import ConfigurationError, DataError
+from sparkgap import _spark
+from sparkgap._errors import ConfigurationError, DataError, SignatureError
+from sparkgap._task_errors import own_errors
 from sparkgap.data.source import Source
 from sparkgap.data.spark_scan import Fallback
 from sparkgap.data.storage import Options
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _RESULT = pa.schema([("partition", pa.int32()), ("number", pa.int32()), ("skipped", pa.int64()), ("entry", pa.string())])
 _RESULT_DDL = "partition int, number int, skipped bigint, entry string"
-_FAILURE = re.compile(r"sparkgap\._errors\.(\w+): ([^\n]*)")
 
 
 def write_shards(
@@ -207,9 +206,7 @@ def _fields(df: DataFrame, columns: Sequence[str] | None) -> tuple[Field, ...]:
 
 def _known(name: str, kind: pa.DataType | None) -> pa.DataType:
     if kind is None:
-        raise _errors.SignatureError(
-            f"Column `{name}` has a type that shards cannot hold. Cast it, or leave it out of columns=."
-        )
+        raise SignatureError(f"Column `{name}` has a type that shards cannot hold. Cast it, or leave it out of columns=.")
     return kind
 
 
@@ -219,22 +216,10 @@ def _run(df: DataFrame, plan: WritePlan) -> tuple[list[Written], int]:
         df.sparkSession, "shards", f"shards of {Path(str(plan.folder.origin)).name}", {"columns": str(len(plan.fields))}
     )
     write = functools.partial(write_partition, plan, run=opened.run, channel=opened.address)
-    try:
+    with own_errors():
         rows = given.mapInArrow(write, _RESULT_DDL).collect()
-    except Exception as error:  # of many classes, by session and version: ours is in the text
-        own = _own_error(str(error))
-        if own is None:
-            raise
-        raise own from error
     rows.sort(key=lambda row: (row.partition, row.number))
     return [_written(row.entry) for row in rows if row.entry], sum(row.skipped for row in rows)
-
-
-def _own_error(text: str) -> Exception | None:
-    """Return the error that a task of ours raised, from what Spark says."""
-    match = _FAILURE.search(text)
-    cls: Any = None if match is None else getattr(_errors, match[1], None)
-    return None if match is None or cls is None else cls(match[2])
 
 
 def _written(entry: str) -> Written:
