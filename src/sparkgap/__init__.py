@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from sparkgap.embedded.explanation import explain
     from sparkgap.embedded.function import udf
     from sparkgap.embedded.options import Batching, OnError, Sampling
+    from sparkgap.evaluation.api import evaluate
+    from sparkgap.evaluation.evaluated import Evaluation
+    from sparkgap.evaluation.example_scores import per_example
+    from sparkgap.ml.sql import register
     from sparkgap.models.model import Model, load
     from sparkgap.monitor.exporters.pump import export
     from sparkgap.monitor.records import runs
@@ -75,6 +79,7 @@ _HOME = {
     "Column": "tensors.columns",
     "ConfigurationError": "_errors",
     "DataError": "_errors",
+    "Evaluation": "evaluation.evaluated",
     "FileChangedError": "_errors",
     "LocalSGD": "cooperative.strategies.local_sgd",
     "MissingDependencyError": "_errors",
@@ -107,6 +112,7 @@ _HOME = {
     "append_shape": "blocks.shapes",
     "cooperate": "cooperative.black_box",
     "ensemble": "scheduled.members",
+    "evaluate": "evaluation.api",
     "explain": "embedded.explanation",
     "export": "monitor.exporters.pump",
     "files": "data.parquet",
@@ -121,10 +127,12 @@ _HOME = {
     "open_shards": "shards.dataset",
     "page": "monitor.web.server",
     "parallel_backend": "scheduled.joblib_backend",
+    "per_example": "evaluation.example_scores",
     "print_schema": "blocks.shapes",
     "read_records": "records.read",
     "reduce_blocks": "blocks.reductions",
     "reduce_rows": "blocks.reductions",
+    "register": "ml.sql",
     "report": "monitor.reporting",
     "run": "scheduled.api",
     "run_grouped": "scheduled.groups",
@@ -146,6 +154,7 @@ __all__ = [
     "Column",
     "ConfigurationError",
     "DataError",
+    "Evaluation",
     "FileChangedError",
     "LocalSGD",
     "MissingDependencyError",
@@ -178,6 +187,7 @@ __all__ = [
     "append_shape",
     "cooperate",
     "ensemble",
+    "evaluate",
     "explain",
     "export",
     "files",
@@ -192,10 +202,12 @@ __all__ = [
     "open_shards",
     "page",
     "parallel_backend",
+    "per_example",
     "print_schema",
     "read_records",
     "reduce_blocks",
     "reduce_rows",
+    "register",
     "report",
     "run",
     "run_grouped",
@@ -214,6 +226,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
+    if name == "ml":
+        return importlib.import_module("sparkgap.ml")  # which sets the attribute
     if home is None:
         raise AttributeError(f"module 'sparkgap' has no attribute {name!r}")
     # Submodules never carry the name of a public function (see docs/architecture.md), so this cannot clash

@@ -38,12 +38,13 @@ def assert_equal(case, frame):
             assert got.tolist() == want.tolist()
 
 
-@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("partitions", [1, pytest.param(3, marks=pytest.mark.local)])
 def test_rows(spark, case, partitions):
     frame = spark.createDataFrame(case.table).repartition(partitions)
     assert_equal(case, run(case, frame, boundary="rows", batch_size=7))
 
 
+@pytest.mark.local
 def test_rows_with_empty_and_one_row_partitions(spark, case):
     # 17 partitions of which several hold one row or none
     frame = (

@@ -268,6 +268,7 @@ def test_framework_threads_are_the_cpus_of_the_task(spark):
     assert {r.threads for r in out.collect()} == {1}
 
 
+@pytest.mark.local
 def test_models_of_frameworks_that_cannot_share_a_process(spark, tmp_path):
     """TensorFlow, then Keras on JAX, then TensorFlow again, in the same Spark workers."""
     import zoo

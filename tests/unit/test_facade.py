@@ -60,3 +60,9 @@ def test_errors_pickle_and_have_a_condition_of_their_own(cls):
 def test_every_error_is_drawn_in_the_tree():
     for cls in _errors_of_the_tree():
         assert cls.__name__ in _errors.__doc__
+
+
+def test_the_stages_need_no_import_of_their_own() -> None:
+    code = "import sys, sparkgap as gap; assert 'pyspark' not in sys.modules; print(gap.ml.ModelTransformer.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "sparkgap.ml.model_transformer\n"

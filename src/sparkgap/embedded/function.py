@@ -22,6 +22,8 @@ from sparkgap.monitor.summary import watch
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from sparkgap.monitor.driver import Opened
+
 
 def udf(
     model: Any,
@@ -64,6 +66,25 @@ def udf(
         >>> [r[0] for r in df.select(double("x")).collect()]
         [0.0, 2.0, 4.0]
     """
+    plan, opened = column_plan(
+        model, inputs=inputs, outputs=outputs, like=like, batch_size=batch_size, on_error=on_error, device=device
+    )
+    function = _spark.column_function(body_of(plan), return_type(plan.outputs))
+    watch(function, opened)
+    return function
+
+
+def column_plan(
+    model: Any,
+    *,
+    inputs: Any,
+    outputs: Any,
+    like: DataFrame | None,
+    batch_size: int | Batching | None,
+    on_error: str | OnError,
+    device: str,
+) -> tuple[TransformPlan, Opened]:
+    """Plan a model over the arguments of a column function, and open its run; see `udf` for what is taken."""
     policy = OnError.of(on_error)
     if policy.policy == "skip" or policy.column is not None:
         raise ConfigurationError(
@@ -90,9 +111,7 @@ def udf(
         device=device,
         channel=opened.address,
     )
-    function = _spark.column_function(_body(plan), _return_type(results))
-    watch(function, opened)
-    return function
+    return plan, opened
 
 
 def _inputs(model: Model, inputs: Any, like: DataFrame | None) -> tuple[Model, tuple[Input, ...]]:
@@ -108,7 +127,8 @@ def _inputs(model: Model, inputs: Any, like: DataFrame | None) -> tuple[Model, t
     return model, planning.unresolved_inputs(inputs, model.signature)
 
 
-def _return_type(outputs: tuple[Output, ...]) -> Any:
+def return_type(outputs: tuple[Output, ...]) -> Any:
+    """Return the Spark type of what a column function gives."""
     from pyspark.sql.types import StructField, StructType
 
     if len(outputs) == 1:
@@ -116,7 +136,9 @@ def _return_type(outputs: tuple[Output, ...]) -> Any:
     return StructType([StructField(o.column, output_type(o)) for o in outputs])
 
 
-def _body(plan: TransformPlan) -> Callable[[Iterator[Any]], Iterator[pa.Array]]:
+def body_of(plan: TransformPlan) -> Callable[[Iterator[Any]], Iterator[pa.Array]]:
+    """Return the function that runs a plan on an executor."""
+
     def score(columns: Iterator[Any]) -> Iterator[pa.Array]:
         yield from run_columns(plan, columns)
 

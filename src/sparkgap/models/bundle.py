@@ -82,7 +82,7 @@ def write(adapter: ModelAdapter, source: Any, options: Mapping[str, Any]) -> Bun
         files.mkdir()
         packed = adapter.pack(source, files, options)
         path = packed.file or files
-        digest = _digest(path, adapter.name, packed)
+        digest = digest_of(path, adapter.name, packed)
         if packed.file is None:
             path = cache / digest
             publish(files, path)
@@ -213,7 +213,8 @@ def _files(path: Path) -> list[Path]:
     return sorted(f for f in path.rglob("*") if f.is_file() and f.name != DONE)
 
 
-def _digest(path: Path, adapter: str, packed: Packed) -> str:
+def digest_of(path: Path, adapter: str, packed: Packed) -> str:
+    """Return the digest of a bundle: of its files, and of all that changes how they are opened."""
     digest = hashlib.blake2b(digest_size=20)
     header = [adapter, packed.format, dict(packed.meta)]
     digest.update(json.dumps(header, sort_keys=True).encode())
