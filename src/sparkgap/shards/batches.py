@@ -112,8 +112,15 @@ class Batches:
         real = np.arange(begin, end) < total
         return Step(number, rows, real, total, first + total)
 
-    def bounds(self, number: int) -> tuple[int, int, int]:
-        """Return where a step's rows begin and end in the epoch, those that fill up left out, and `Step.position`."""
+    def bounds(self, numbers: range) -> Iterator[tuple[int, int, int]]:
+        """Yield where steps' rows begin and end in the epoch, those that fill up left out, and `Step.position`."""
+        rows, start, size = self.epoch.rows, self.start, self.batch_size
+        begin, end = self._part(size)
+        for number in numbers:  # a few hundred nanoseconds each, as reading views takes little more
+            first = start + number * size
+            yield (first + begin, first + end, first + size) if first + size <= rows else self._last_bounds(number)
+
+    def _last_bounds(self, number: int) -> tuple[int, int, int]:
         first = self.start + number * self.batch_size
         total = min(self.batch_size, self.epoch.rows - first)
         begin, end = self._part(self.batch_size if self.last == "pad" else total)

@@ -175,7 +175,7 @@ class Shards:
             return self.read(np.empty(0, np.int64), columns)
         shard, batch, first, end = self._record_batch(start)
         if stop > end:
-            return self.read(np.arange(start, stop), columns)
+            return self._joined(start, stop, end, columns)
         begin = start - first
         found = {}
         for n in self._numbers(columns):
@@ -185,6 +185,17 @@ class Shards:
             else:
                 found[spec.name] = gather.to_numpy(shard.batches[batch].column(n).slice(begin, stop - start), spec)
         return found
+
+    def _joined(self, start: int, stop: int, end: int, columns: Sequence[str] | None) -> Block:
+        """Return rows of several record batches, the first of which ends at `end`: stretches are joined, not gathered."""
+        if not all(gather.is_fixed(self.columns[n]) for n in self._numbers(columns)):
+            return self.read(np.arange(start, stop), columns)
+        stretches = []
+        while start < stop:
+            stretches.append(self.slice(start, min(stop, end), columns))
+            start = end
+            end = self.record_batch(start)[1] if start < stop else end
+        return {name: np.concatenate([stretch[name] for stretch in stretches]) for name in stretches[0]}
 
     def record_batch(self, row: int) -> tuple[int, int]:
         """Return the first row of the record batch that a row lies in, and the row after its last."""

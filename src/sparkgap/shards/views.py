@@ -27,8 +27,7 @@ def views(
     """
     begin = end = 0
     arrays: list[tuple[str, np.ndarray]] = []
-    for number in numbers:
-        first, last, position = batches.bounds(number)
+    for first, last, position in batches.bounds(numbers):
         if begin <= first and last <= end:
             yield position, {name: array[first - begin : last - begin] for name, array in arrays}
             continue
