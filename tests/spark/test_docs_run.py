@@ -23,6 +23,7 @@ MODULES = (
     "sparkgap.embedded.api",
     "sparkgap.embedded.function",
     "sparkgap.ml.model_transformer",
+    "sparkgap.ml.net_estimators",
     "sparkgap.ml.sql",
     "sparkgap.evaluation.api",
     "sparkgap.evaluation.example_scores",

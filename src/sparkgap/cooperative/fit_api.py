@@ -110,17 +110,11 @@ def fit(
     held_out: Any = validation
     if isinstance(validation, float):
         data, held_out = _split(data, validation, seed)
-    make = callable(model) and not hasattr(model, "parameters") and not hasattr(model, "weights")
-    chosen = {
-        "loss": loss, "optimizer": optimizer, "learning_rate": learning_rate, "inputs": inputs, "label": label,
-        "metrics": tuple(metrics), "clip": clip, "schedule": schedule, "precision": precision,
-    }  # fmt: skip
-    framework = "" if make else framework_of(model)
-    if chosen["optimizer"] is None and framework != "keras":
-        chosen["optimizer"] = "adam"
-    Recipe(**chosen)  # what is wrong with these is said before anything runs
+    spec = spec_of(
+        model, inputs=inputs, label=label, loss=loss, optimizer=optimizer, learning_rate=learning_rate, metrics=tuple(metrics),
+        clip=clip, schedule=schedule, precision=precision,
+    )  # fmt: skip
     columns = list(dict.fromkeys([*_names(inputs), label]))
-    spec = ModelSpec(_pickled(model), make, {} if make else environment_of(model), chosen)
     with ExitStack() as stack:
         ways: Feed = "auto" if feed == "stream" or not hasattr(held_out, "sparkSession") else feed
         held = stack.enter_context(
@@ -137,9 +131,30 @@ def fit(
             HeldOut(work) if held.folder else work, _needed(data, columns), feed=feed, workers=workers, checkpoint=checkpoint,
             placed=placed, spark=spark, **options,
         )  # fmt: skip
-    found = result.value
+    return fitted(result.value, result.attempts)
+
+
+def spec_of(model: Any, **options: Any) -> ModelSpec:
+    """Return what is trained, as a value that travels; what is wrong with the options is said before anything runs.
+
+    Args:
+        model: as `fit` takes it.
+        options: those of `Recipe`.
+
+    Raises:
+        ConfigurationError: an option is unknown or makes no sense, or the model cannot be pickled.
+    """
+    make = callable(model) and not hasattr(model, "parameters") and not hasattr(model, "weights")
+    if options.get("optimizer") is None and (make or framework_of(model) != "keras"):
+        options["optimizer"] = "adam"
+    Recipe(**options)
+    return ModelSpec(_pickled(model), make, {} if make else environment_of(model), options)
+
+
+def fitted(found: Mapping[str, Any], attempts: int = 1) -> Fitted:
+    """Return what `FitWork` gave in rank 0 as a `Model`, and how it came about."""
     packed = _packed(found["model"])
-    return Fitted(packed.ref, packed.signature, found["model"], tuple(found["history"]), found["best"], result.attempts)
+    return Fitted(packed.ref, packed.signature, found["model"], tuple(found["history"]), found["best"], attempts)
 
 
 def _needed(data: Any, columns: Sequence[str]) -> Any:

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
         MultilayerPerceptronRegressionTrainingSummary,
     )
     from sparkgap.ml.model_transformer import ModelTransformer
+    from sparkgap.ml.net_estimators import KerasClassifier, KerasRegressor, TorchClassifier, TorchRegressor
+    from sparkgap.ml.net_models import NetworkClassificationModel, NetworkRegressionModel
     from sparkgap.ml.sql import register
     from sparkgap.ml.stored_files import trusted
     from sparkgap.ml.storing import Stored
 
 _HOME = {
     "ImageFeaturizer": "featurizers",
+    "KerasClassifier": "net_estimators",
+    "KerasRegressor": "net_estimators",
     "ModelTransformer": "model_transformer",
     "MultilayerPerceptronClassificationModel": "mlp_model",
     "MultilayerPerceptronClassificationSummary": "mlp_summary",
@@ -34,14 +38,20 @@ _HOME = {
     "MultilayerPerceptronRegressionSummary": "mlp_summary",
     "MultilayerPerceptronRegressionTrainingSummary": "mlp_summary",
     "MultilayerPerceptronRegressor": "mlp",
+    "NetworkClassificationModel": "net_models",
+    "NetworkRegressionModel": "net_models",
     "Stored": "storing",
     "TextEmbedder": "featurizers",
+    "TorchClassifier": "net_estimators",
+    "TorchRegressor": "net_estimators",
     "register": "sql",
     "trusted": "stored_files",
 }
 
 __all__ = [
     "ImageFeaturizer",
+    "KerasClassifier",
+    "KerasRegressor",
     "ModelTransformer",
     "MultilayerPerceptronClassificationModel",
     "MultilayerPerceptronClassificationSummary",
@@ -51,8 +61,12 @@ __all__ = [
     "MultilayerPerceptronRegressionSummary",
     "MultilayerPerceptronRegressionTrainingSummary",
     "MultilayerPerceptronRegressor",
+    "NetworkClassificationModel",
+    "NetworkRegressionModel",
     "Stored",
     "TextEmbedder",
+    "TorchClassifier",
+    "TorchRegressor",
     "register",
     "trusted",
 ]
