@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +61,12 @@ class History:
         if run not in self._bytes:
             self._bytes[run] = 0
             prune(self.folder, self._keep_runs - 1, self._keep_bytes, spare=set(self._bytes))
-            (self.folder / run).mkdir(parents=True, exist_ok=True)
         first = self._counts.get((run, sender), 0)
         body = wire.frame(sender, run, first, told) + b"\n"
-        # Opened each time: hundreds of senders must not hold as many files.
-        with (self.folder / run / f"{_safe(sender)}.jsonl").open("ab") as file:
-            file.write(body)
+        try:
+            _add(self.folder / run, sender, body)
+        except FileNotFoundError:  # another process made room at this very moment
+            _add(self.folder / run, sender, body)
         self._counts[run, sender] = first + len(told)
         self._bytes[run] += len(body)
 
@@ -95,7 +97,11 @@ SILENT_SECONDS = 30.0
 
 
 def _events(path: Path) -> Iterator[Any]:
-    for raw in raw_events(path.read_bytes().split(b"\n")):
+    try:
+        body = path.read_bytes()
+    except FileNotFoundError:  # another process has just made room
+        return
+    for raw in raw_events(body.split(b"\n")):
         try:
             event = decode(raw)
         except (ValueError, TypeError, KeyError, IndexError):
@@ -118,10 +124,13 @@ def raw_events(lines: Sequence[bytes]) -> Iterator[Mapping[str, Any]]:
 
 
 def prune(folder: Path, keep_runs: int, keep_bytes: int, spare: Collection[str] = ()) -> list[str]:
-    """Remove the oldest runs beyond the limits; those in `spare` stay. Returns the names of what went."""
+    """Remove the oldest runs beyond the limits; those in `spare` stay. Returns the names of what went.
+
+    Other processes may do the same in the same folder at the same time.
+    """
     gone = []
     runs = _by_age(folder)
-    sizes = {p: sum(f.stat().st_size for f in p.glob("*") if f.is_file()) for p in runs}
+    sizes = {p: _size(p) for p in runs}
     count, total = len(runs), sum(sizes.values())
     for path in runs:
         if count <= keep_runs and total <= keep_bytes:
@@ -138,8 +147,29 @@ def _by_age(folder: Path) -> list[Path]:
     """Only folders that look like runs: a folder of somebody's own that was named by mistake must lose nothing."""
     if not folder.is_dir():
         return []
-    runs = [p for p in folder.iterdir() if p.is_dir() and any(p.glob("*.jsonl"))]
-    return sorted(runs, key=lambda p: (p.stat().st_mtime, p.name))
+    ages = {}
+    for path in folder.iterdir():
+        try:
+            if path.is_dir() and any(path.glob("*.jsonl")):
+                ages[path] = path.stat().st_mtime
+        except FileNotFoundError:  # another process has just made room
+            continue
+    return sorted(ages, key=lambda p: (ages[p], p.name))
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of the files in a folder; of those that are still there."""
+    total = 0
+    with suppress(FileNotFoundError), os.scandir(path) as entries:  # as above
+        for entry in entries:
+            total += entry.stat().st_size if entry.is_file() else 0
+    return total
+
+
+def _add(place: Path, sender: str, body: bytes) -> None:
+    place.mkdir(parents=True, exist_ok=True)  # each time: another process that makes room may have taken it
+    with (place / f"{_safe(sender)}.jsonl").open("ab") as file:  # opened each time: hundreds of senders must not hold as many
+        file.write(body)
 
 
 def _safe(sender: str) -> str:
